@@ -1,0 +1,23 @@
+"""What the stored bits mean: GF(2) algebra, XOR codes, the byte layout, the reference decoder.
+
+This storey knows numpy and nothing else of the project.
+"""
+
+from flexor_search.codes.bitpack import pack_planes, plane_bytes, unpack_planes
+from flexor_search.codes.decode import decode_packed, decode_reference
+from flexor_search.codes.gf2 import gf2_rank, gf2_row_reduce
+from flexor_search.codes.xor_code import FAMILIES, ReducedCode, XorCode, make_code
+
+__all__ = [
+    "FAMILIES",
+    "ReducedCode",
+    "XorCode",
+    "decode_packed",
+    "decode_reference",
+    "gf2_rank",
+    "gf2_row_reduce",
+    "make_code",
+    "pack_planes",
+    "plane_bytes",
+    "unpack_planes",
+]

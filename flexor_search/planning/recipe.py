@@ -1,0 +1,133 @@
+"""How a model is trained: one frozen, serialisable object, saved with the run."""
+
+import math
+import tomllib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flexor_search.errors import UsageError, nearest
+
+_CHOICES = {
+    "optimizer": ("adam", "sgd"),
+    "schedule": ("one-cycle", "cosine", "halve", "constant"),
+    "decay": ("all", "encrypted", "none"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "surrogate": ("flexor", "ste", "analog"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained.
+
+    Attributes:
+        optimizer: "adam", or "sgd" with momentum 0.9.
+        learning_rate: its peak.
+        schedule: "one-cycle" (linear up over `warmup`, cosine to 0), "cosine" (to 0, after the warm-up), "halve"
+            (halved at each of `halve_at`) or "constant".
+        warmup: fraction of all steps over which learning rate and s_tanh rise linearly.
+        halve_at: fractions of all steps.
+        epochs: passes over the training images.
+        batch_size: images per step.
+        weight_decay: L2 penalty added to the gradient.
+        decay: which parameters it touches: "all", "encrypted" (only encrypted weights), or "none".
+        s_tanh: slope of the surrogate once warm.
+        s_tanh_start: slope at step 0.
+        surrogate: "flexor" (eq. 6), or the ablations "ste" and "analog".
+        label_smoothing: of the cross-entropy.
+        precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the processor computes in it.
+        channels_last: memory format of image batches.
+        search_epochs: epochs of a search trial.
+        search_images: training images of a search trial, 0 for all.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
+    optimizer: str = "adam"
+    learning_rate: float = 3e-3
+    schedule: str = "one-cycle"
+    warmup: float = 0.25
+    halve_at: tuple[float, ...] = ()
+    epochs: int = 20
+    batch_size: int = 128
+    weight_decay: float = 1e-5
+    decay: str = "all"
+    s_tanh: float = 10.0
+    s_tanh_start: float = 5.0
+    surrogate: str = "flexor"
+    label_smoothing: float = 0.0
+    precision: str = "float32"
+    channels_last: bool = False
+    search_epochs: int = 10
+    search_images: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"recipe: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for name in ("epochs", "batch_size", "search_epochs"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "s_tanh", "s_tanh_start"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"recipe: {name} must be above zero, got {getattr(self, name)}")
+        if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1 or self.weight_decay < 0:
+            raise UsageError("recipe: warmup and label_smoothing must be in [0, 1), weight_decay not negative")
+        if self.search_images < 0:
+            raise UsageError(f"recipe: search_images must not be negative, got {self.search_images}")
+
+    def learning_rate_at(self, progress: float) -> float:
+        """Learning rate when a fraction `progress` of all steps is done."""
+        rise = min(1.0, progress / self.warmup) if self.warmup else 1.0
+        if self.schedule == "halve":
+            return self.learning_rate * rise * 0.5 ** sum(progress >= at for at in self.halve_at)
+        if self.schedule == "constant" or progress < self.warmup:
+            return self.learning_rate * max(rise, 1e-3)
+        done = (progress - self.warmup) / (1 - self.warmup)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def s_tanh_at(self, progress: float) -> float:
+        """Slope of the surrogate when a fraction `progress` of all steps is done."""
+        rise = min(1.0, progress / self.warmup) if self.warmup else 1.0
+        return self.s_tanh_start + (self.s_tanh - self.s_tanh_start) * rise
+
+    def for_search(self) -> "Recipe":
+        """The same recipe at the reduced length of a search trial."""
+        return replace(self, epochs=min(self.search_epochs, self.epochs))
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self) | {"halve_at": list(self.halve_at)}
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any], base: "Recipe | None" = None) -> "Recipe":
+        """The base recipe with these fields replaced.
+
+        Raises:
+            UsageError: an unknown field (the nearest is named), or a value of the wrong type.
+        """
+        base = base or cls()
+        for key, value in body.items():
+            if key not in cls.__dataclass_fields__:
+                raise UsageError(f"recipe: unknown key {key!r}; {nearest(key, cls.__dataclass_fields__)}")
+            wanted = type(getattr(base, key))
+            number = wanted is float and isinstance(value, int) and not isinstance(value, bool)
+            if not (isinstance(value, wanted) or number or (wanted is tuple and isinstance(value, list))):
+                raise UsageError(f"recipe: {key} must be of type {wanted.__name__}, got {value!r}")
+        fixed = {key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}
+        return replace(base, **fixed)
+
+    @classmethod
+    def read(cls, path: str | Path, base: "Recipe | None" = None) -> "Recipe":
+        """Read a recipe from a TOML file of these fields.
+
+        Raises:
+            UsageError: no such file, not TOML, or a wrong field.
+        """
+        try:
+            body = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"recipe: {path} is not a readable TOML file: {error}") from error
+        return cls.from_dict(body, base)

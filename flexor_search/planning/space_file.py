@@ -1,0 +1,230 @@
+"""Search spaces from the model alone, or from a TOML file of layer patterns.
+
+A file is data only: a comment in it says why. Keys and values are checked; unknown keys are refused with the nearest
+known name.
+"""
+
+import fnmatch
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flexor_search.codes import XorCode
+from flexor_search.errors import ModelError, UsageError, nearest
+from flexor_search.planning.layer_spec import KEPT, LayerSpec
+from flexor_search.planning.model_shape import LayerShape, ModelShape
+from flexor_search.planning.space import SearchSpace, Variable, spec_rate
+
+DEFAULT_RATES = tuple(f"{n_in}/20" for n_in in range(1, 21))
+KEEP_LIMIT = 0.25
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class MenuTable(_Table):
+    """What the layers under a pattern may take: the product of all the lists.
+
+    Attributes:
+        rates: "12/20" is 12 stored bits per 20 weights; "1-20/20" is every n_in from 1 to 20; "kept" stores the weights
+            as they are. One rate fixes the layer.
+        families: of codes.
+        planes: binary codes per weight.
+        n_tap: ones per XOR row.
+        code_seed: seed of the codes.
+        matrix: rows of a code given by the user, as lists of 0 and 1; takes the place of rates and families.
+    """
+
+    rates: list[str] | None = None
+    families: list[str] | None = None
+    planes: list[int] | None = None
+    n_tap: int | None = None
+    code_seed: int | None = None
+    matrix: list[list[int]] | None = None
+
+
+class LayerTable(MenuTable):
+    """A menu for the layers whose names match a pattern; of several that match, the last one counts."""
+
+    match: str
+
+
+class TieTable(_Table):
+    """Layers whose names match the pattern always take the same rate."""
+
+    match: str
+
+
+class SpaceFile(_Table):
+    """A search space as written in TOML.
+
+    Attributes:
+        kept_dtype: dtype of scales and kept tensors.
+        keep: patterns of layers kept in full precision; absent: the first layer and the last Linear, unless one holds
+            more than a quarter of the weights; empty: none.
+        default: the menu of every layer.
+        layer: menus of layers by pattern.
+        tie: ties between layers.
+    """
+
+    kept_dtype: Literal["float16", "float32"] = "float16"
+    keep: list[str] | None = None
+    default: MenuTable = Field(default_factory=MenuTable)
+    layer: list[LayerTable] = Field(default_factory=list)
+    tie: list[TieTable] = Field(default_factory=list)
+
+
+def shipped_spaces() -> dict[str, Path]:
+    """The spaces that come with the project, by name."""
+    here = Path(__file__).resolve().parents[1] / "search_spaces"  # in an installed package
+    folder = here if here.is_dir() else here.parents[1] / "search_spaces"  # in a checkout
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_space_file(name_or_path: str | Path) -> SpaceFile:
+    """Read a space by the name of a shipped one or the path of a TOML file.
+
+    Raises:
+        UsageError: no such file, not TOML, an unknown key (the nearest is named), or a value of the wrong type.
+    """
+    shipped = shipped_spaces()
+    path = shipped.get(str(name_or_path), Path(name_or_path))
+    if not path.is_file():
+        raise UsageError(
+            f"space: no file {str(name_or_path)!r} and no shipped space of that name; "
+            f"{nearest(str(name_or_path), shipped)}"
+        )
+    try:
+        body = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"space: {path} is not readable TOML: {error}") from error
+    try:
+        return SpaceFile.model_validate(body)
+    except ValidationError as error:
+        raise UsageError(f"space: {path}: {explain_validation(error, SpaceFile, LayerTable, TieTable)}") from error
+
+
+def explain_validation(error: ValidationError, *tables: type[BaseModel]) -> str:
+    """The first problem of a validation in one line; for an unknown key the nearest known one."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = {name for table in tables for name in table.model_fields}
+        return f"unknown key {where!r}; {nearest(str(first['loc'][-1]), known)}"
+    return f"{where}: {first['msg'].lower()}, got {first['input']!r}"
+
+
+def make_space(model: ModelShape, space: SpaceFile | None = None, model_name: str = "") -> SearchSpace:
+    """The search space of a model.
+
+    Args:
+        model: shapes of the model.
+        space: what the file says; None: the default menu for every layer and the default rule of what is kept.
+        model_name: the built-in workload whose model this is, "" for a user's own.
+
+    Raises:
+        ModelError: the model has no quantizable layer.
+        UsageError: a pattern that matches no layer, or a rate that cannot be read.
+    """
+    if not model.layers:
+        raise ModelError(
+            "model: it has no quantizable layer (Conv1d/2d/3d, ConvTranspose1d/2d/3d or Linear); "
+            "FleXOR needs at least one"
+        )
+    space = space or SpaceFile()
+    reasons = _kept_layers(model, space.keep)
+    menus: dict[str, tuple[LayerSpec, ...]] = {}
+    for layer in model.layers:
+        if layer.name not in reasons:
+            matching = [table for table in space.layer if fnmatch.fnmatchcase(layer.name, table.match)]
+            menu = _menu(space.default, matching[-1] if matching else None)
+            if menu == (KEPT,):
+                reasons[layer.name] = "kept by the space"
+            else:
+                menus[layer.name] = menu
+    for table in space.layer:
+        _matching(model, table.match)
+    groups = _tied_groups(model, space.tie, menus)
+    variables = tuple(Variable(names, menus[names[0]]) for names in groups)
+    return SearchSpace(model, variables, space.kept_dtype, model_name, tuple(reasons.items()))
+
+
+def _kept_layers(model: ModelShape, keep: list[str] | None) -> dict[str, str]:
+    """Layers that are not searched, and why."""
+    if keep is not None:
+        return {layer.name: f"keep = {pattern!r}" for pattern in keep for layer in _matching(model, pattern)}
+    linears = [layer for layer in model.layers if layer.kind == "Linear"]
+    candidates = {model.layers[0].name: "first layer"} | ({linears[-1].name: "last Linear"} if linears else {})
+    small = {
+        name: reason
+        for name, reason in candidates.items()
+        if model.by_name[name].n_weights <= KEEP_LIMIT * model.n_weights
+    }
+    return small if len(small) < len(model.layers) else {}
+
+
+def _matching(model: ModelShape, pattern: str) -> list[LayerShape]:
+    found = [layer for layer in model.layers if fnmatch.fnmatchcase(layer.name, pattern)]
+    if not found:
+        raise UsageError(f"space: pattern {pattern!r} matches no layer; {nearest(pattern, model.by_name)}")
+    return found
+
+
+def _menu(default: MenuTable, own: MenuTable | None) -> tuple[LayerSpec, ...]:
+    def value(key: str, fallback):
+        for table in (own, default):
+            if table is not None and getattr(table, key) is not None:
+                return getattr(table, key)
+        return fallback
+
+    planes, n_tap, code_seed = value("planes", [1]), value("n_tap", 2), value("code_seed", 0)
+    given = own if own is not None and (own.matrix or own.rates) else default
+    if given.matrix is not None:
+        try:
+            code = XorCode.from_matrix(given.matrix)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise UsageError(f"space: {error}") from error
+        menu = [LayerSpec.from_code(code, count) for count in planes]
+    else:
+        menu = [
+            KEPT if rate == "kept" else LayerSpec(family, *rate, n_planes=count, n_tap=n_tap, code_seed=code_seed)
+            for text in value("rates", DEFAULT_RATES)
+            for rate in _rates(text)
+            for family in value("families", ["systematic"])
+            for count in planes
+        ]
+    if not menu:
+        raise UsageError("space: a menu is empty; give at least one rate, family and number of planes")
+    return tuple(sorted(dict.fromkeys(menu), key=lambda spec: (spec_rate(spec), spec.nominal_rate)))
+
+
+def _rates(text: str) -> list:
+    """ "12/20" -> [(12, 20)]; "1-20/20" -> all of them; "kept" -> ["kept"]."""
+    if text == "kept":
+        return ["kept"]
+    try:
+        n_in, n_out = text.split("/")
+        first, _, last = n_in.partition("-")
+        return [(count, int(n_out)) for count in range(int(first), int(last or first) + 1)]
+    except ValueError as error:
+        raise UsageError(f"space: rate {text!r} must look like '12/20', '1-20/20' or 'kept'") from error
+
+
+def _tied_groups(
+    model: ModelShape, ties: list[TieTable], menus: dict[str, tuple[LayerSpec, ...]]
+) -> list[tuple[str, ...]]:
+    group_of: dict[str, str] = {name: name for name in menus}
+    for tie in ties:
+        names = [layer.name for layer in _matching(model, tie.match) if layer.name in menus]
+        if any(menus[name] != menus[names[0]] for name in names):
+            raise UsageError(f"space: layers tied by {tie.match!r} have different menus; give them the same rates")
+        if any(group_of[name] != name for name in names):
+            raise UsageError(f"space: a layer is tied twice, the second time by {tie.match!r}; tie each layer once")
+        group_of |= dict.fromkeys(names, names[0])
+    groups: dict[str, list[str]] = {}
+    for name in menus:
+        groups.setdefault(group_of[name], []).append(name)
+    return [tuple(names) for names in groups.values()]
