@@ -7,6 +7,7 @@ deterministic in its seed, from numpy's raw PCG64 stream, which numpy documents 
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -158,7 +159,8 @@ def _random_rows(stream: _Stream, n_in: int, n_out: int, n_tap: int) -> Taps:
 
 def _distinct_rows(stream: _Stream, n_in: int, n_tap: int, count: int) -> Iterator[tuple[int, ...]]:
     """`count` rows of n_tap inputs, distinct while the supply lasts, then repeating evenly."""
-    every = list(itertools.combinations(range(n_in), n_tap)) if n_in <= 64 else []
+    supply = math.comb(n_in, n_tap)
+    every = list(itertools.combinations(range(n_in), n_tap)) if supply <= max(4096, 2 * count) else []
     while count > 0:
         if every:
             batch = stream.shuffled(every)[:count]

@@ -50,6 +50,11 @@ class Allocation:
             raise UsageError(f"allocation: needs one spec for each of {len(self.model.layers)} layers")
         if self.kept_dtype not in KEPT_DTYPE_BYTES:
             raise UsageError(f"kept_dtype: must be float16 or float32, got {self.kept_dtype!r}")
+        for layer, spec, here in zip(self.model.layers, self.specs, self.searched, strict=True):
+            if not here and not spec.is_kept:
+                raise UsageError(
+                    f"allocation: layer {layer.name!r} is not searched, so it must be kept, not {spec.label}"
+                )
 
     @classmethod
     def of(

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, DecimalException
 
 from flexor_search.errors import UsageError
 from flexor_search.planning.allocation import Allocation
@@ -41,8 +41,11 @@ class Budget:
         match = _PATTERN.fullmatch(text)
         if match is None:
             raise UsageError(f"budget: {text!r} is not a positive number with a unit; {_FORMS}")
-        number, unit = Decimal(match[1]), match[2]
-        value = float(number * _UNITS[unit])
+        unit = match[2]
+        try:
+            value = float(Decimal(match[1]) * _UNITS[unit])
+        except DecimalException:  # an exponent beyond what a Decimal holds
+            value = 0.0
         if not 0 < value < float("inf"):
             raise UsageError(f"budget: must be above zero and finite, got {text!r}; {_FORMS}")
         kind = {"bpw": "bpw", "x": "ratio"}.get(unit, "bytes")

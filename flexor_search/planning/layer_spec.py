@@ -48,6 +48,8 @@ class LayerSpec:
                 f"rate: needs 1 <= n_in <= n_out <= {MAX_N_OUT}, got {self.n_in}/{self.n_out}; "
                 "write a rate as '12/20' for 12 stored bits per 20 weights"
             )
+        if self.matrix is not None and len(self.matrix) != self.n_out:
+            raise UsageError(f"matrix: must have n_out = {self.n_out} rows, got {len(self.matrix)}")
         if not 1 <= self.n_planes <= 8:
             raise UsageError(f"n_planes: must be from 1 to 8, got {self.n_planes}")
         if self.n_tap < 1 or self.code_seed < 0:

@@ -73,8 +73,10 @@ class Recipe:
         for name in ("learning_rate", "s_tanh", "s_tanh_start"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"recipe: {name} must be above zero, got {getattr(self, name)}")
-        if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1 or self.weight_decay < 0:
+        if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1 or not 0 <= self.weight_decay < math.inf:
             raise UsageError("recipe: warmup and label_smoothing must be in [0, 1), weight_decay not negative")
+        if not all(isinstance(at, int | float) and 0 <= at <= 1 for at in self.halve_at):
+            raise UsageError(f"recipe: halve_at must hold fractions of all steps, got {list(self.halve_at)}")
         if self.search_images < 0:
             raise UsageError(f"recipe: search_images must not be negative, got {self.search_images}")
 
@@ -112,9 +114,9 @@ class Recipe:
         for key, value in body.items():
             if key not in cls.__dataclass_fields__:
                 raise UsageError(f"recipe: unknown key {key!r}; {nearest(key, cls.__dataclass_fields__)}")
-            wanted = type(getattr(base, key))
-            number = wanted is float and isinstance(value, int) and not isinstance(value, bool)
-            if not (isinstance(value, wanted) or number or (wanted is tuple and isinstance(value, list))):
+            wanted = type(getattr(cls, key))  # of the default: the base may hold 100 for 100.0
+            allowed = {float: (float, int), tuple: (tuple, list)}.get(wanted, (wanted,))
+            if type(value) not in allowed:
                 raise UsageError(f"recipe: {key} must be of type {wanted.__name__}, got {value!r}")
         fixed = {key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}
         return replace(base, **fixed)

@@ -181,7 +181,7 @@ def _menu(default: MenuTable, own: MenuTable | None) -> tuple[LayerSpec, ...]:
         return fallback
 
     planes, n_tap, code_seed = value("planes", [1]), value("n_tap", 2), value("code_seed", 0)
-    given = own if own is not None and (own.matrix or own.rates) else default
+    given = own if own is not None and (own.matrix is not None or own.rates is not None) else default
     if given.matrix is not None:
         try:
             code = XorCode.from_matrix(given.matrix)  # type: ignore[arg-type]
@@ -208,7 +208,10 @@ def _rates(text: str) -> list:
     try:
         n_in, n_out = text.split("/")
         first, _, last = n_in.partition("-")
-        return [(count, int(n_out)) for count in range(int(first), int(last or first) + 1)]
+        counts = range(int(first), int(last or first) + 1)
+        if not counts:
+            raise ValueError("an empty range")
+        return [(count, int(n_out)) for count in counts]
     except ValueError as error:
         raise UsageError(f"space: rate {text!r} must look like '12/20', '1-20/20' or 'kept'") from error
 
@@ -217,12 +220,16 @@ def _tied_groups(
     model: ModelShape, ties: list[TieTable], menus: dict[str, tuple[LayerSpec, ...]]
 ) -> list[tuple[str, ...]]:
     group_of: dict[str, str] = {name: name for name in menus}
+    tied: set[str] = set()
     for tie in ties:
         names = [layer.name for layer in _matching(model, tie.match) if layer.name in menus]
+        if not names:
+            raise UsageError(f"space: every layer tied by {tie.match!r} is kept; give them rates or drop the tie")
         if any(menus[name] != menus[names[0]] for name in names):
             raise UsageError(f"space: layers tied by {tie.match!r} have different menus; give them the same rates")
-        if any(group_of[name] != name for name in names):
+        if not tied.isdisjoint(names):
             raise UsageError(f"space: a layer is tied twice, the second time by {tie.match!r}; tie each layer once")
+        tied |= set(names)
         group_of |= dict.fromkeys(names, names[0])
     groups: dict[str, list[str]] = {}
     for name in menus:

@@ -1,0 +1,21 @@
+"""How a weight trains: the surrogate gradient, the encrypted weight as a parametrization, conversion of models."""
+
+from flexor_search.quantization.convert import (
+    flexor_weights,
+    quantize_,
+    set_s_tanh,
+)
+from flexor_search.quantization.describe import QUANTIZABLE, describe
+from flexor_search.quantization.flexor_weight import FlexorWeight
+from flexor_search.quantization.surrogate import SURROGATES, decode_signs
+
+__all__ = [
+    "QUANTIZABLE",
+    "SURROGATES",
+    "FlexorWeight",
+    "decode_signs",
+    "describe",
+    "flexor_weights",
+    "quantize_",
+    "set_s_tanh",
+]

@@ -1,0 +1,143 @@
+"""The encrypted weight of one layer, as a torch parametrization.
+
+`torch.nn.utils.parametrize` keeps the layer's own class and forward, so any layer type works, and hooks, names and
+printing stay as users know them. The module below turns (encrypted, scale) into the layer's weight.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from flexor_search.planning import LayerShape, LayerSpec
+from flexor_search.planning.allocation import slices_of
+from flexor_search.quantization.nearest_codeword import nearest_stored_bits
+from flexor_search.quantization.surrogate import decode_signs, output_signs
+
+ENCRYPTED_STD = 1e-3  # FleXOR, section 3: N(0, 0.001^2)
+SCALE_WITH_NORM = 0.2  # FleXOR, section 3; without batch norm behind the layer it collapses small networks
+PRETRAINED_MAGNITUDE = 1e-2
+
+
+class FlexorWeight(nn.Module):
+    """Decodes a layer's weight from its encrypted weights and scales.
+
+    Args:
+        layer: shape of the layer.
+        spec: its codes.
+        normalized: whether a batch norm follows, which sets the scales' first values.
+        pretrained: start from the layer's present weights instead of from scratch.
+        surrogate: "flexor", "ste" or "analog".
+    """
+
+    matrix: Tensor
+    s_tanh: Tensor
+
+    def __init__(
+        self,
+        layer: LayerShape,
+        spec: LayerSpec,
+        *,
+        normalized: bool,
+        pretrained: bool = False,
+        surrogate: str = "flexor",
+    ) -> None:
+        super().__init__()
+        self.layer, self.spec = layer, spec
+        self.normalized, self.pretrained, self.surrogate = normalized, pretrained, surrogate
+        self.n_slices = slices_of(layer.n_weights, spec)
+        matrices = torch.stack([torch.tensor(code.matrix, dtype=torch.float32) for code in spec.codes])
+        self.register_buffer("matrix", matrices, persistent=False)
+        self.register_buffer("s_tanh", torch.tensor(10.0), persistent=False)
+
+    def forward(self, encrypted: Tensor, scale: Tensor) -> Tensor:
+        """The layer's weight.
+
+        Args:
+            encrypted: shape (n_planes, n_slices, n_in).
+            scale: shape (n_planes, out_channels).
+
+        Returns:
+            sum over planes of scale * sign, in the layer's weight shape.
+        """
+        signs = self._in_shape(decode_signs(encrypted, self.matrix, self.s_tanh, self.surrogate))
+        return (
+            (signs * spread_scale(scale, self.layer)).sum(0)
+            if len(signs) > 1
+            else (signs[0] * spread_scale(scale, self.layer)[0])
+        )
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """First values of (encrypted, scale); called once, when the layer is quantized."""
+        shape = (self.spec.n_planes, self.n_slices, self.spec.n_in)
+        if self.pretrained:
+            return self._near(weight.detach())
+        encrypted = torch.randn(shape, dtype=weight.dtype, device=weight.device) * ENCRYPTED_STD
+        base = SCALE_WITH_NORM if self.normalized else math.sqrt(2 / self._fan_in())
+        halves = 0.5 ** torch.arange(self.spec.n_planes, dtype=weight.dtype, device=weight.device)
+        return encrypted, (base * halves)[:, None].repeat(1, self.layer.out_channels)
+
+    @torch.no_grad()
+    def stored_bits(self, encrypted: Tensor) -> Tensor:
+        """What is stored before re-coding: 0/1 as uint8, shape (n_planes, n_in, n_slices)."""
+        return (encrypted >= 0).to(torch.uint8).transpose(1, 2).contiguous()
+
+    @torch.no_grad()
+    def weight_bits(self, encrypted: Tensor) -> Tensor:
+        """The trained sign planes: 0/1 as uint8, shape (n_planes, n_weights), in weight order."""
+        return (self._flat(output_signs(encrypted, self.matrix)) > 0).to(torch.uint8)
+
+    def extra_repr(self) -> str:
+        """The spec, shown when a model is printed."""
+        return f"{self.spec.label}, {self.layer.n_weights} weights"
+
+    def _flat(self, signs: Tensor) -> Tensor:
+        return signs.flatten(1)[:, : self.layer.n_weights]
+
+    def _in_shape(self, signs: Tensor) -> Tensor:
+        return self._flat(signs).view(-1, *self.layer.weight_shape)
+
+    def _fan_in(self) -> int:
+        return max(1, self.layer.n_weights // self.layer.out_channels)
+
+    def _near(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Stored bits whose decoded signs are nearest to the weights', plane after plane on what is left over."""
+        residual, bits, scales = weight, [], []
+        for plane in range(self.spec.n_planes):
+            matrix = self.matrix[plane]
+            target = torch.zeros(self.spec.n_out * self.n_slices, dtype=weight.dtype, device=weight.device)
+            target[: self.layer.n_weights] = residual.reshape(-1)
+            stored = nearest_stored_bits(matrix, target.view(self.spec.n_out, self.n_slices))
+            signs = self._in_shape(output_signs(stored.to(weight.dtype)[None] - 0.5, matrix[None]))[0]
+            scale = channel_mean(residual * signs, self.layer)
+            residual = residual - signs * spread_scale(scale[None], self.layer)[0]
+            bits.append(stored)
+            scales.append(scale)
+        encrypted = (torch.stack(bits).to(weight.dtype) * 2 - 1) * PRETRAINED_MAGNITUDE
+        return encrypted, torch.stack(scales)
+
+
+def spread_scale(scale: Tensor, layer: LayerShape) -> Tensor:
+    """Broadcast scales over the weight.
+
+    Args:
+        scale: shape (n_planes, out_channels).
+        layer: whose output channels are axis 0, or for a transposed convolution axis 1 within each group.
+
+    Returns:
+        A tensor that broadcasts against (n_planes, *weight_shape).
+    """
+    planes, tail = scale.shape[0], (1,) * (len(layer.weight_shape) - 2)
+    groups = layer.transposed_groups
+    if not groups:
+        return scale.view(planes, -1, *(1,) * (len(layer.weight_shape) - 1))
+    per_group = scale.view(planes, groups, 1, -1).expand(-1, -1, layer.weight_shape[0] // groups, -1)
+    return per_group.reshape(planes, layer.weight_shape[0], layer.weight_shape[1], *tail)
+
+
+def channel_mean(weight: Tensor, layer: LayerShape) -> Tensor:
+    """Mean over all weights of each output channel, shape (out_channels,)."""
+    if not layer.transposed_groups:
+        return weight.flatten(1).mean(1)
+    grouped = weight.reshape(layer.transposed_groups, -1, layer.weight_shape[1], *layer.weight_shape[2:])
+    return grouped.transpose(1, 2).flatten(2).mean(2).flatten()

@@ -1,0 +1,222 @@
+"""Train one model by a recipe, deterministically in its seed; device-neutral, data held as tensors on the device.
+
+Plain torch on purpose: the loop is short, and what is unusual in it (the surrogate's slope follows a schedule of its
+own, a trial can be stopped at an epoch) would have to be argued into a framework.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flexor_search.errors import DataError, ModelError, TrainingError
+from flexor_search.planning import Recipe
+from flexor_search.quantization import FlexorWeight, set_s_tanh
+from flexor_search.workloads import Data, Split
+
+EVALUATION_BATCH = 1000
+_CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy (0 to 1) and mean cross-entropy on a split."""
+
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to.
+
+    Attributes:
+        validation: score after the last epoch.
+        epochs: epochs done; fewer than the recipe's if it was stopped.
+        stopped: whether `on_epoch` stopped it.
+        train_seconds: wall time.
+    """
+
+    validation: Score
+    epochs: int
+    stopped: bool
+    train_seconds: float
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run with torch's generators seeded, and leave them as they were."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(seed)
+        yield
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """What "auto" means here: bfloat16 where the processor multiplies in it, else float32."""
+    if precision != "auto":
+        return precision
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return "bfloat16" if native else "float32"
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: str = "cpu",
+    on_epoch: Callable[[int, Score], bool] | None = None,
+) -> TrainResult:
+    """Train a model in place.
+
+    Args:
+        model: quantized or not; moved to the device.
+        data: `train` is learned from, `validation` scored; `test` is not touched.
+        recipe: how; its `epochs` are done on all of `data.train`.
+        seed: of the order of images and of dropout. Build and quantize the model under `seeded` for its first values.
+        device: "cpu", "cuda", ...
+        on_epoch: called with the number of epochs done and the validation score; returns whether to stop.
+
+    Returns:
+        The score and the cost; the model is left in evaluation mode.
+
+    Raises:
+        TrainingError: the loss is not a finite number.
+    """
+    started = time.perf_counter()
+    model.to(device)
+    if recipe.channels_last and data.train.images.dim() == 4:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    train_split = data.train.to(device)
+    batch_size = min(recipe.batch_size, len(train_split))
+    steps = len(train_split) // batch_size
+    optimizer = _optimizer(model, recipe)
+    order = torch.Generator().manual_seed(seed)
+    score, epoch, stopped = Score(0.0, math.inf), 0, False
+    with seeded(seed):
+        while epoch < recipe.epochs and not stopped:
+            model.train()
+            images_order = torch.randperm(len(train_split), generator=order).to(device)
+            for step in range(steps):
+                progress = (epoch * steps + step) / (recipe.epochs * steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.learning_rate_at(progress)
+                set_s_tanh(model, recipe.s_tanh_at(progress))
+                images, labels = train_split.batch(images_order[step * batch_size : (step + 1) * batch_size])
+                loss = _loss(model, images, labels, recipe, device)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if step % _CHECK_EVERY == 0 or step == steps - 1:
+                    _check_finite(loss, epoch, step)
+            epoch += 1
+            if on_epoch is not None or epoch == recipe.epochs:
+                score = evaluate(model, data.validation, device=device, recipe=recipe)
+                if not math.isfinite(score.loss):
+                    raise TrainingError(f"the validation loss is {score.loss} after epoch {epoch}")
+            if on_epoch is not None and epoch < recipe.epochs:
+                stopped = on_epoch(epoch, score)
+    model.eval()
+    return TrainResult(score, epoch, stopped, time.perf_counter() - started)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, *, device: str = "cpu", recipe: Recipe | None = None) -> Score:
+    """Score a model on a split.
+
+    Args:
+        model: any module with logits out; left in evaluation mode.
+        split: images and labels.
+        device: where to compute.
+        recipe: its precision and memory format are used; None: float32.
+
+    Returns:
+        Accuracy and mean cross-entropy.
+    """
+    model.eval()
+    model.to(device)
+    recipe = recipe or Recipe()
+    right, loss = 0, 0.0
+    for images, labels in split.batches(EVALUATION_BATCH):
+        logits = _logits(model, images.to(device), recipe, device)
+        labels = labels.to(device)
+        right += int((logits.argmax(1) == labels).sum())
+        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+    return Score(right / len(split), loss / len(split))
+
+
+def check_fits(model: nn.Module, data: Data) -> None:
+    """Check before any training that the data go through the model.
+
+    Raises:
+        DataError: wrong channels or shape, or labels past the model's outputs.
+        ModelError: the output is not one row of logits an image.
+    """
+    images, _ = data.train.batch(slice(0, 2))
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(images)
+    except Exception as error:  # the user's own forward runs here
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"data: images of shape {tuple(images.shape[1:])} do not go through the model: {reason}"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"model: must return logits of shape (images, classes), got {got} for {len(images)} images")
+    if data.n_classes > logits.shape[1]:
+        raise DataError(
+            f"data: the label {data.n_classes - 1} is out of range: the model has {logits.shape[1]} outputs, "
+            f"so labels go from 0 to {logits.shape[1] - 1}"
+        )
+
+
+def _logits(model: nn.Module, images: Tensor, recipe: Recipe, device: str) -> Tensor:
+    if recipe.channels_last and images.dim() == 4:
+        images = images.contiguous(memory_format=torch.channels_last)
+    low = resolve_precision(recipe.precision, device) == "bfloat16"
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
+        return model(images).float()
+
+
+def _loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: str) -> Tensor:
+    logits = _logits(model, images, recipe, device)
+    return functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+
+
+def _check_finite(loss: Tensor, epoch: int, step: int) -> None:
+    if not math.isfinite(value := loss.item()):
+        raise TrainingError(f"the loss is {value} in epoch {epoch + 1}, step {step + 1}")
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    encrypted = {
+        id(parametrized.original0)
+        for module in model.modules()
+        if isinstance(module, nn.utils.parametrize.ParametrizationList)
+        for parametrized in [module]
+        if isinstance(module[0], FlexorWeight)
+    }
+    touched, others = [], []
+    for parameter in model.parameters():
+        decays = recipe.decay == "all" or (recipe.decay == "encrypted" and id(parameter) in encrypted)
+        (touched if decays else others).append(parameter)
+    groups = [
+        {"params": touched, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, fused=True)
+    return torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)

@@ -1,0 +1,26 @@
+"""A model, its data and its recipe, one file each. A new workload is one file here and one line in the table."""
+
+from flexor_search.errors import UsageError, nearest
+from flexor_search.workloads import digits_convnet, lenet5_fashion_mnist
+from flexor_search.workloads.data import Data, Split, user_data
+from flexor_search.workloads.workload import Workload
+
+WORKLOADS: dict[str, Workload] = {
+    "digits-convnet": digits_convnet.WORKLOAD,
+    "lenet5-fashion-mnist": lenet5_fashion_mnist.WORKLOAD,
+}
+DEFAULT_WORKLOAD = "digits-convnet"
+
+
+def workload(name: str) -> Workload:
+    """A built-in workload by name.
+
+    Raises:
+        UsageError: no such workload; the nearest name is suggested.
+    """
+    if name not in WORKLOADS:
+        raise UsageError(f"workload: {name!r} is not built in; {nearest(name, WORKLOADS)}")
+    return WORKLOADS[name]
+
+
+__all__ = ["DEFAULT_WORKLOAD", "WORKLOADS", "Data", "Split", "Workload", "user_data", "workload"]

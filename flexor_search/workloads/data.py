@@ -1,0 +1,148 @@
+"""Images and labels, split into train, validation and test, held in memory as tensors."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from flexor_search.errors import DataError
+
+VALIDATION_SHARE = 10  # of train, where a user gives only two parts: one tenth
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some images with their labels.
+
+    Attributes:
+        name: "train", "validation" or "test", for messages.
+        images: shape (n, ...), uint8 (0 to 255) or float32.
+        labels: shape (n,), int64.
+        mean, std: for uint8 images only: batches are (images / 255 - mean) / std.
+
+    Raises:
+        DataError: empty, lengths that differ, negative labels, or pixels that are not finite.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.images) == 0:
+            raise DataError(f"data: the {self.name} split is empty; give it at least one image")
+        if len(self.images) != len(self.labels):
+            raise DataError(f"data: {self.name} has {len(self.images)} images but {len(self.labels)} labels")
+        if self.labels.is_floating_point() or self.labels.dim() != 1:
+            raise DataError(
+                f"data: {self.name} labels must be one integer an image, got {self.labels.dtype} of shape "
+                f"{tuple(self.labels.shape)}"
+            )
+        if int(self.labels.min()) < 0:
+            raise DataError(f"data: {self.name} has the label {int(self.labels.min())}; labels count from 0")
+        if self.images.is_floating_point() and not torch.isfinite(self.images).all():
+            broken = int((~torch.isfinite(self.images.flatten(1)).all(1)).nonzero()[0, 0])
+            raise DataError(f"data: {self.name} image {broken} holds a pixel that is NaN or infinite; clean the data")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: str | torch.device) -> "Split":
+        """The same split on a device."""
+        return Split(self.name, self.images.to(device), self.labels.to(device), self.mean, self.std)
+
+    def take(self, count: int) -> "Split":
+        """The first `count` images of a fixed shuffle; all if count is 0 or not fewer."""
+        if not 0 < count < len(self):
+            return self
+        chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count]
+        return Split(self.name, self.images[chosen], self.labels[chosen], self.mean, self.std)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Images as float32, and labels."""
+        images = self.images[index]
+        if images.dtype == torch.uint8:
+            images = images.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
+        return images, self.labels[index]
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in order."""
+        for start in range(0, len(self), size):
+            yield self.batch(slice(start, start + size))
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three splits, kept apart: train to fit, validation to choose, test to report, read once at the end."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def n_classes(self) -> int:
+        """One more than the largest label of any split."""
+        return 1 + max(int(split.labels.max()) for split in (self.train, self.validation, self.test))
+
+
+def user_data(parts: Any, seed: int = 0) -> Data:
+    """Data from what a user's `loaders()` returns.
+
+    Each part is read once, from beginning to end, into memory: random augmentation inside a Dataset is frozen.
+
+    Args:
+        parts: (train, validation, test) or (train, test), each a torch Dataset or DataLoader of (float input, int
+            label); with two parts validation is a seeded tenth of train.
+        seed: of that choice.
+
+    Raises:
+        DataError: another kind of object, items that are not pairs, unequal shapes, or one of Split's.
+    """
+    if not isinstance(parts, tuple | list) or len(parts) not in (2, 3):
+        raise DataError(
+            "data: the function must return (train, validation, test) or (train, test), each a Dataset or DataLoader "
+            f"of (float input, int label); got {type(parts).__name__}"
+        )
+    names = ("train", "validation", "test") if len(parts) == 3 else ("train", "test")
+    splits = {name: _read(name, part) for name, part in zip(names, parts, strict=True)}
+    if "validation" not in splits:
+        whole = splits["train"]
+        count = max(1, len(whole) // VALIDATION_SHARE)
+        if len(whole) < 2:
+            raise DataError("data: train needs at least two images to set a tenth aside for validation")
+        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
+        splits["validation"] = Split("validation", whole.images[order[:count]], whole.labels[order[:count]])
+        splits["train"] = Split("train", whole.images[order[count:]], whole.labels[order[count:]])
+    return Data(splits["train"], splits["validation"], splits["test"])
+
+
+def _read(name: str, part: Any) -> Split:
+    if isinstance(part, DataLoader):
+        batches: Iterable[Any] = part
+    elif isinstance(part, Dataset):
+        batches = DataLoader(part, batch_size=256) if _length(part) else []
+    else:
+        raise DataError(f"data: {name} must be a torch Dataset or DataLoader, got {type(part).__name__}")
+    images, labels = [], []
+    try:
+        for batch in batches:
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise DataError(f"data: {name} must give pairs (input, label), got {type(batch).__name__}")
+            images.append(torch.as_tensor(batch[0]))
+            labels.append(torch.as_tensor(batch[1]))
+        if not images:
+            raise DataError(f"data: the {name} split is empty; give it at least one image")
+        return Split(name, torch.cat(images).float(), torch.cat(labels))
+    except DataError:
+        raise
+    except Exception as error:  # the user's own code runs in this loop
+        raise DataError(f"data: reading {name} failed: {type(error).__name__}: {error}") from error
+
+
+def _length(part: Any) -> int:
+    return len(part) if hasattr(part, "__len__") else 1

@@ -1,0 +1,49 @@
+"""The paper's LeNet-5 (32C5-MP2-64C5-MP2-512FC-10) with batch norm behind its first three layers, on Fashion-MNIST."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from flexor_search.planning import Recipe
+from flexor_search.workloads.fashion_mnist import load
+from flexor_search.workloads.workload import Workload
+
+
+def build() -> nn.Module:
+    """Four layers, all searched: 800, 51,200, 1,605,632 and 5,120 weights."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 32, 5, padding=2),
+            norm1=nn.BatchNorm2d(32),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(32, 64, 5, padding=2),
+            norm2=nn.BatchNorm2d(64),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flat=nn.Flatten(),
+            fc1=nn.Linear(64 * 7 * 7, 512),
+            norm3=nn.BatchNorm1d(512),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(512, 10),
+        )
+    )
+
+
+WORKLOAD = Workload(
+    name="lenet5-fashion-mnist",
+    build=build,
+    load=load,
+    recipe=Recipe(
+        learning_rate=5e-3,
+        epochs=4,
+        batch_size=128,
+        precision="auto",
+        channels_last=True,
+        search_epochs=2,
+        search_images=15_000,
+    ),
+    space="lenet5",
+    trials=40,
+    timeout_seconds=15 * 60,
+)
