@@ -32,6 +32,10 @@ class FormatError(FlexorError):
     """A packed file is damaged, from a newer version, or not a packed file at all."""
 
 
+class VerificationError(FlexorError):
+    """A packed model does not give what was trained; it is not shipped."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a name that is not known: the nearest known one and the whole list.
 

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal, DecimalException
+from decimal import ROUND_CEILING, Context, Decimal, DecimalException
 
 from flexor_search.errors import UsageError
 from flexor_search.planning.allocation import Allocation
@@ -75,10 +75,12 @@ class Budget:
         return self.value - self.size_of(allocation, model_name)
 
     def show(self, size: float) -> str:
-        """A size in this budget's unit, for messages."""
+        """A size in this budget's unit, for messages; asked for as a budget, it is enough."""
         if self.kind == "bpw":
-            return f"{size:.3g}bpw"
-        return f"{int(size)}B" if self.kind == "bytes" else f"{size:.4g}x"
+            return f"{size:g}bpw"
+        if self.kind == "bytes":
+            return f"{int(size)}B"
+        return f"{Decimal(repr(size)).normalize(Context(prec=4, rounding=ROUND_CEILING)):f}x"
 
     def scaled(self, factor: float) -> "Budget":
         """A smaller or larger budget of the same kind, for the ladder of sizes below the one asked for."""

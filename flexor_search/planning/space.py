@@ -159,9 +159,15 @@ def project(space: SearchSpace, allocation: Allocation, budget: Budget) -> Alloc
     Raises:
         UsageError: the budget is below the cheapest allocation.
     """
+    check_reachable(space, budget)
+    profile = space.profile(allocation)
+    if space.allocation(profile) == allocation and budget.fits(allocation, space.model_name):
+        raised = (space.allocation(one) for one in _raised(space, profile).values())
+        if not any(budget.fits(one, space.model_name) for one in raised):
+            return allocation  # said here, because file sizes are not strictly monotone (shared code tables)
     rates = [
         math.log(max(spec_rate(variable.menu[index]), 1e-9))
-        for variable, index in zip(space.variables, space.profile(allocation), strict=True)
+        for variable, index in zip(space.variables, profile, strict=True)
     ]
     return space.allocation(project_log_rates(space, rates, budget))
 
@@ -207,14 +213,21 @@ def project_log_rates(space: SearchSpace, log_rates: Sequence[float], budget: Bu
     # Spend what is left: of the steps that fit, always the one that the common shift would have taken first.
     while True:
         raised = [
-            (menus[v][profile[v] + 1] - log_rates[v], v, (*profile[:v], profile[v] + 1, *profile[v + 1 :]))
-            for v in range(len(menus))
-            if profile[v] + 1 < len(menus[v])
+            (menus[v][candidate[v]] - log_rates[v], v, candidate) for v, candidate in _raised(space, profile).items()
         ]
         fitting = next((candidate for _, _, candidate in sorted(raised) if fits(candidate)), None)
         if fitting is None:
             return profile
         profile = fitting
+
+
+def _raised(space: SearchSpace, profile: Profile) -> dict[int, Profile]:
+    """For each variable that is not at the end of its menu, the profile with its next entry."""
+    return {
+        v: (*profile[:v], profile[v] + 1, *profile[v + 1 :])
+        for v, variable in enumerate(space.variables)
+        if profile[v] + 1 < len(variable.menu)
+    }
 
 
 def _weights(space: SearchSpace, variable: Variable) -> int:

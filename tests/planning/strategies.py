@@ -19,7 +19,20 @@ from flexor_search.planning import (
     file_layout,
 )
 
-ODD_NAMES = ("", "0", "features.0.conv", 'a"b', "a\\b", "größe", "層.1", "🙂", "tab\tline\n", "del\x7f", "[x]*?", "a'b ")
+ODD_NAMES = (
+    "",
+    "0",
+    "features.0.conv",
+    'a"b',
+    "a\\b",
+    "größe",
+    "層.1",
+    "🙂",
+    "tab\tline\n",
+    "del\x7f",
+    "[x]*?",
+    "a'b ",
+)
 
 
 def layer(name, *shape, kind="", bias=False, **more):
@@ -98,15 +111,15 @@ def allocations(draw):
 
 
 @st.composite
-def menus(draw):
+def menus(draw, kept=True):
     """A menu of one n_out, cheapest first, as a space file with one list of rates gives it."""
     counts = sorted(draw(st.sets(st.integers(1, 20), min_size=1, max_size=5)))
-    kept = (KEPT,) if draw(st.integers(0, 5)) == 0 else ()
-    return tuple(LayerSpec("systematic", n_in, 20) for n_in in counts) + kept
+    last = (KEPT,) if kept and draw(st.integers(0, 5)) == 0 else ()
+    return tuple(LayerSpec("systematic", n_in, 20) for n_in in counts) + last
 
 
 @st.composite
-def spaces(draw, max_variables=4):
+def spaces(draw, max_variables=4, kept=True):
     """A space of few variables; some tied, some layers kept outside the search."""
     model = draw(models(max_layers=5))
     names = draw(st.permutations([one.name for one in model.layers]))
@@ -118,7 +131,7 @@ def spaces(draw, max_variables=4):
         elif where == "new" and len(groups) < max_variables:
             groups.append([name])
     dtype = draw(st.sampled_from(["float16", "float32"]))
-    return SearchSpace(model, tuple(Variable(tuple(group), draw(menus())) for group in groups), dtype)
+    return SearchSpace(model, tuple(Variable(tuple(group), draw(menus(kept))) for group in groups), dtype)
 
 
 def file_bytes(allocation):
@@ -129,9 +142,11 @@ def file_bytes(allocation):
 def budgets(draw, space, kinds=("bpw", "bytes", "ratio")):
     """A budget that the space can reach, from its cheapest allocation to a little above its dearest."""
     kind, share = draw(st.sampled_from(kinds)), draw(st.fractions(0, Fraction(11, 10)))
-    size = (lambda one: Fraction(repr(one.bits_per_weight))) if kind == "bpw" else (lambda one: Fraction(file_bytes(one)))
-    low, high = size(space.cheapest), size(space.dearest)
-    wished = low + share * (high - low)
+    size = (
+        (lambda one: Fraction(repr(one.bits_per_weight))) if kind == "bpw" else (lambda one: Fraction(file_bytes(one)))
+    )
+    low = size(space.cheapest)
+    wished = low + share * max(size(space.dearest) - low, 0)
     if kind == "bytes":
         return Budget.parse(f"{math.ceil(wished)}B")
     unit, scale = ("bpw", 1) if kind == "bpw" else ("x", space.model.float_bytes)

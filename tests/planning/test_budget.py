@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,6 +8,10 @@ from flexor_search.errors import UsageError
 from flexor_search.planning import Allocation, Budget, LayerSpec
 
 from .strategies import LENET5, allocations, file_bytes
+
+
+def spec(n_in):
+    return LayerSpec("systematic", n_in, 20)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +38,17 @@ def test_every_form_is_read(text, kind, value):
 @pytest.mark.parametrize(
     "text",
     ["", " ", "0.7", "bpw", "0bpw", "0.0x", "-1bpw", "+1bpw", "nanbpw", "infbpw", "inf", "1e999B", "1e-999x", "1,5kB"]
-    + ["0.7BPW", "48KB", "48 Ki B", "48.KiB", "0x10B", "1_000B", "٣B", "1e9999999999999999999B", "1e999999999999999999MB"],
+    + [
+        "0.7BPW",
+        "48KB",
+        "48 Ki B",
+        "48.KiB",
+        "0x10B",
+        "1_000B",
+        "٣B",
+        "1e9999999999999999999B",
+        "1e999999999999999999MB",
+    ],
 )
 def test_anything_else_is_refused_with_the_forms_that_work(text):
     with pytest.raises(UsageError, match="budget: .*0.7bpw .* 48KiB, 48kB or 48000B .* 0.03x"):
@@ -44,7 +60,11 @@ def test_spaces_around_and_inside_do_not_change_the_name():
 
 
 def test_a_list_keeps_its_order_and_holds_each_budget_once():
-    assert [budget.text for budget in Budget.parse_list("0.7bpw, 48KiB,0.7bpw ,0.4bpw")] == ["0.7bpw", "48KiB", "0.4bpw"]
+    assert [budget.text for budget in Budget.parse_list("0.7bpw, 48KiB,0.7bpw ,0.4bpw")] == [
+        "0.7bpw",
+        "48KiB",
+        "0.4bpw",
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "0.7bpw,", ",0.7bpw", "0.7bpw,,1bpw", "0.4bpw,0.7"])
@@ -62,13 +82,17 @@ def test_bytes_are_exact(allocation):
     assert Budget.parse(f"{size - 1}B").slack(allocation) == -1
 
 
-@pytest.mark.parametrize(("ratio", "n_in"), [("0.5x", 6), ("0.1x", 1), ("0.03x", 9), ("0.07x", 20)])
-def test_a_ratio_is_held_as_the_decimal_that_was_written(ratio, n_in):
-    allocation = Allocation.of(LENET5, {}, default=LayerSpec("systematic", n_in, 20))
-    numerator, denominator = float(ratio[:-1]).as_integer_ratio()
-    budget = Budget.parse(ratio)
-    assert budget.size_of(allocation) == file_bytes(allocation) / (4 * LENET5.float_elements)
-    assert budget.fits(allocation) == (file_bytes(allocation) * denominator <= numerator * LENET5.float_bytes)
+@pytest.mark.parametrize("hundredths", [1, 3, 7, 9])
+def test_a_ratio_is_the_decimal_that_was_written_not_the_nearest_binary_number(hundredths):
+    """A file of exactly 0.03 of the float file fits 0.03x, though the nearest double is below 0.03."""
+    sizes = {file_bytes(one): one for n_in in range(1, 21) for one in [Allocation.of(LENET5, {}, default=spec(n_in))]}
+    size = next(size for size in sizes if size % hundredths == 0)
+    budget, fitting = Budget.parse(f"0.0{hundredths}x"), 25 * size // hundredths
+    for float_elements in (fitting, fitting - 1):
+        model = replace(LENET5, float_elements=float_elements)
+        allocation = replace(sizes[size], model=model)
+        assert budget.fits(allocation) == (float_elements == fitting)
+        assert budget.size_of(allocation) == size / (4 * float_elements)
 
 
 @given(allocations(), st.integers(1, 10**6))

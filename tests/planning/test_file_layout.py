@@ -88,7 +88,10 @@ def test_the_metadata_is_ascii_and_names_every_tensor(allocation, model_name):
 
 def test_biases_are_stored_for_layers_that_have_one_or_whose_norm_is_folded():
     model = model_of(
-        layer("plain", 4, 5), layer("biased", 4, 5, bias=True), layer("normed", 4, 5, folded_norm="norm"), layer("", 4, 5)
+        layer("plain", 4, 5),
+        layer("biased", 4, 5, bias=True),
+        layer("normed", 4, 5, folded_norm="norm"),
+        layer("", 4, 5),
     )
     layout = file_layout(Allocation.of(model, {"plain": LayerSpec(), "biased": LayerSpec()}))
     assert [tensor.name for tensor in layout.kept] == ["biased.bias", "normed.weight", "normed.bias", "weight"]

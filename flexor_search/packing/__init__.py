@@ -1,0 +1,22 @@
+"""What is shipped: packed models, the file that holds them, and the proof that it decodes bit for bit."""
+
+from flexor_search.packing.pack import load_packed, pack, unpack_into
+from flexor_search.packing.packed_model import PackedLayer, PackedModel
+from flexor_search.packing.safetensors_file import from_bytes, load, save, to_bytes, write_atomically
+from flexor_search.packing.verify import Checks, prove, verify_file
+
+__all__ = [
+    "Checks",
+    "PackedLayer",
+    "PackedModel",
+    "from_bytes",
+    "load",
+    "load_packed",
+    "pack",
+    "prove",
+    "save",
+    "to_bytes",
+    "unpack_into",
+    "verify_file",
+    "write_atomically",
+]
