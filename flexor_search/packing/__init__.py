@@ -2,7 +2,7 @@
 
 from flexor_search.packing.pack import load_packed, pack, unpack_into
 from flexor_search.packing.packed_model import PackedLayer, PackedModel
-from flexor_search.packing.safetensors_file import from_bytes, load, save, to_bytes, write_atomically
+from flexor_search.packing.safetensors_file import from_bytes, load, save, to_bytes
 from flexor_search.packing.verify import Checks, prove, verify_file
 
 __all__ = [
@@ -18,5 +18,4 @@ __all__ = [
     "to_bytes",
     "unpack_into",
     "verify_file",
-    "write_atomically",
 ]

@@ -7,7 +7,6 @@ small multiple of the file's size, and nothing in it is executed.
 import hashlib
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as safetensors_bytes
 
 from flexor_search.codes import XorCode, plane_bytes
-from flexor_search.errors import FormatError, RunError, VerificationError
+from flexor_search.errors import FormatError, VerificationError
+from flexor_search.files import write_atomically
 from flexor_search.packing.packed_model import PackedLayer, PackedModel
 from flexor_search.planning import Allocation, file_layout
 from flexor_search.planning.file_layout import (
@@ -75,24 +75,6 @@ def to_bytes(packed: PackedModel, allocation: Allocation) -> bytes:
     if len(signed) != layout.file_bytes:
         raise VerificationError(f"packing: wrote {len(signed)} bytes where {layout.file_bytes} were predicted")
     return signed
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary name in the same folder, flush to disk, rename.
-
-    Raises:
-        RunError: the folder is not writable or the disk is full; nothing half-written is left.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror or error}; free space or choose another --out") from error
 
 
 def save(packed: PackedModel, allocation: Allocation, path: Path) -> None:

@@ -37,5 +37,5 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
     """
     inside = [point for point in points if point[0] <= reference[0] and point[1] >= reference[1]]
     front = [inside[i] for i in pareto_front(inside)]
-    ends = [size for size, _ in front[1:]] + [reference[0]]
+    ends = [*(size for size, _ in front), reference[0]][1:]
     return sum((end - size) * (accuracy - reference[1]) for (size, accuracy), end in zip(front, ends, strict=True))

@@ -1,0 +1,188 @@
+"""The run folder: everything that a search found, the one truth that resuming, reports and exports read.
+
+run.toml                    the resolved question and its fingerprint
+measurements.csv            every training ever made, appended and flushed, one line each
+trained/N.safetensors       the packed model of measurement N, verified when it was trained
+study.db                    the same measurements as an Optuna study, for optuna-dashboard
+summary.json, front.csv, report.html, model-BUDGET.safetensors, allocation-BUDGET.json
+run.log                     messages with times
+"""
+
+import csv
+import fcntl
+import io
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from flexor_search.errors import RunError
+from flexor_search.files import write_atomically, write_error, write_json
+from flexor_search.runs.measurement import COLUMNS, Measurement
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Run:
+    """A run folder.
+
+    Attributes:
+        folder: where it is.
+        question: the resolved question, as in run.toml.
+        fingerprint: what makes it this question: a digest or value for each part.
+    """
+
+    def __init__(self, folder: Path, question: dict[str, Any], fingerprint: dict[str, str]) -> None:
+        self.folder, self.question, self.fingerprint = folder, question, fingerprint
+        self._measurements = self._read_measurements()
+        self._lock: io.TextIOWrapper | None = None
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """Open a run folder that exists.
+
+        Raises:
+            RunError: not a run folder, or its run.toml is damaged.
+        """
+        folder = Path(folder)
+        path = folder / "run.toml"
+        if not path.is_file():
+            raise RunError(f"{folder} is not a run folder: it holds no run.toml; name the folder given as --out")
+        try:
+            body = tomllib.loads(path.read_text(encoding="utf-8"))
+            return cls(folder, body["question"], body["fingerprint"])
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
+            raise RunError(f"{path} is damaged: {error}; start a new run with another --out") from error
+
+    @classmethod
+    def start(cls, folder: str | Path, question: dict[str, Any], fingerprint: dict[str, str]) -> "Run":
+        """Open the folder for this question, creating it if need be.
+
+        Raises:
+            RunError: it belongs to another question (what differs is named), or it cannot be written.
+        """
+        folder = Path(folder)
+        if (folder / "run.toml").exists():
+            run = cls.open(folder)
+            differing = [
+                f"{name} (there {run.fingerprint.get(name, 'absent')}, here {fingerprint.get(name, 'absent')})"
+                for name in sorted(run.fingerprint.keys() | fingerprint.keys())
+                if run.fingerprint.get(name) != fingerprint.get(name)
+            ]
+            if differing:
+                raise RunError(
+                    f"{folder} belongs to another question; what differs: {', '.join(differing)}. "
+                    "Choose another --out, or ask the same question again"
+                )
+        try:
+            (folder / "trained").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(folder, error) from error
+        run = cls(folder, question, fingerprint)
+        write_atomically(
+            folder / "run.toml", tomli_w.dumps({"question": question, "fingerprint": fingerprint}).encode()
+        )
+        return run
+
+    def lock(self) -> None:
+        """Hold the folder for this process until it ends; a dead process holds nothing.
+
+        Raises:
+            RunError: another process is at work in it.
+        """
+        try:
+            self._lock = (self.folder / ".lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{self.folder} is in use by another process; wait for it or choose another --out"
+            ) from error
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+
+    def unlock(self) -> None:
+        """Let others have the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """All measurements, in the order in which they were made."""
+        return tuple(self._measurements)
+
+    def frame(self) -> "pd.DataFrame":
+        """All measurements as a table, one row each, columns as in `Measurement`."""
+        import pandas as pd
+
+        return pd.DataFrame([m.to_row() for m in self._measurements], columns=list(COLUMNS))
+
+    def append(self, measurement: Measurement) -> None:
+        """Add a measurement, on disk when this returns.
+
+        Raises:
+            RunError: the disk is full or the folder not writable.
+        """
+        path = self.folder / "measurements.csv"
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        if not path.exists():
+            writer.writeheader()
+        writer.writerow(measurement.to_row())
+        try:
+            with path.open("a", encoding="utf-8", newline="") as file:
+                file.write(text.getvalue())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise write_error(path, error) from error
+        self._measurements.append(measurement)
+
+    def find(self, key: tuple[str, str, int]) -> Measurement | None:
+        """The measurement of this allocation, phase and seed, if it was made."""
+        return next((m for m in self._measurements if m.key == key), None)
+
+    def trained_path(self, number: int) -> Path:
+        """Where the packed model of a measurement lies."""
+        return self.folder / "trained" / f"{number}.safetensors"
+
+    def summary(self) -> dict[str, Any] | None:
+        """What came out, if the run has got that far.
+
+        Raises:
+            RunError: summary.json is damaged.
+        """
+        path = self.folder / "summary.json"
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}; run `flexor-search resume {self.folder}`") from error
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json, whole or not at all."""
+        write_json(self.folder / "summary.json", summary)
+
+    def _read_measurements(self) -> list[Measurement]:
+        """Read measurements.csv; a last line that was torn by a crash is dropped, on disk too."""
+        path = self.folder / "measurements.csv"
+        if not path.exists():
+            return []
+        raw = path.read_bytes()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        if whole != raw:
+            write_atomically(path, whole)
+        if not whole:
+            path.unlink()
+            return []
+        try:
+            reader = csv.DictReader(io.StringIO(whole.decode()))
+            found = [Measurement.from_row(row) for row in reader]
+        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise RunError(f"{path} is damaged: {error}; start a new run with another --out") from error
+        return found
