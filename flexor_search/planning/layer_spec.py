@@ -98,12 +98,12 @@ class LayerSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the fields that differ from the defaults, and always the family."""
+        if self.is_kept:
+            return {"family": self.family}
         default = LayerSpec()
-        fields = ("n_in", "n_out", "n_planes", "n_tap", "code_seed", "matrix")
+        fields = ("n_planes", "n_tap", "code_seed", "matrix")
         body = {name: getattr(self, name) for name in fields if getattr(self, name) != getattr(default, name)}
-        if not self.is_kept:
-            body |= {"n_in": self.n_in, "n_out": self.n_out}
-        return {"family": self.family} | body
+        return {"family": self.family, "n_in": self.n_in, "n_out": self.n_out} | body
 
     @classmethod
     def from_json(cls, body: Any) -> "LayerSpec":

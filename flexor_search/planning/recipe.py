@@ -40,6 +40,7 @@ class Recipe:
         channels_last: memory format of image batches.
         search_epochs: epochs of a search trial.
         search_images: training images of a search trial, 0 for all.
+        pretrained: start from the weights that the model is built with, not from scratch.
 
     Raises:
         UsageError: a value outside its range.
@@ -62,6 +63,7 @@ class Recipe:
     channels_last: bool = False
     search_epochs: int = 10
     search_images: int = 0
+    pretrained: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

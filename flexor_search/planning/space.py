@@ -112,6 +112,11 @@ def spec_rate(spec: LayerSpec, kept_bits: int = 16) -> float:
     return float(kept_bits) if spec.is_kept else spec.rate
 
 
+def spec_log_rate(spec: LayerSpec) -> float:
+    """Logarithm of `spec_rate`: the scale on which rates are compared and shifted."""
+    return math.log(max(spec_rate(spec), 1e-9))
+
+
 def check_reachable(space: SearchSpace, budget: Budget) -> None:
     """Refuse a budget that even the cheapest allocation exceeds.
 
@@ -165,10 +170,7 @@ def project(space: SearchSpace, allocation: Allocation, budget: Budget) -> Alloc
         raised = (space.allocation(one) for one in _raised(space, profile).values())
         if not any(budget.fits(one, space.model_name) for one in raised):
             return allocation  # said here, because file sizes are not strictly monotone (shared code tables)
-    rates = [
-        math.log(max(spec_rate(variable.menu[index]), 1e-9))
-        for variable, index in zip(space.variables, profile, strict=True)
-    ]
+    rates = [spec_log_rate(variable.menu[index]) for variable, index in zip(space.variables, profile, strict=True)]
     return space.allocation(project_log_rates(space, rates, budget))
 
 
@@ -187,7 +189,7 @@ def project_log_rates(space: SearchSpace, log_rates: Sequence[float], budget: Bu
         UsageError: the budget is below the cheapest allocation.
     """
     check_reachable(space, budget)
-    menus = [[math.log(max(spec_rate(spec), 1e-9)) for spec in variable.menu] for variable in space.variables]
+    menus = [[spec_log_rate(spec) for spec in variable.menu] for variable in space.variables]
 
     def at(shift: float) -> Profile:
         return tuple(

@@ -53,6 +53,6 @@ WORKLOAD = Workload(
     build=build,
     load=load,
     recipe=Recipe(learning_rate=5e-3, epochs=30, batch_size=64, search_epochs=15),
-    trials=32,
+    trials=40,
     timeout_seconds=100.0,
 )

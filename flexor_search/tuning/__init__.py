@@ -1,0 +1,38 @@
+"""How allocations are chosen: baselines, Optuna's proposals under a budget, confirmation with fresh seeds."""
+
+from flexor_search.tuning.confirm import (
+    FINALISTS,
+    Group,
+    allocation_of,
+    choose,
+    confirm,
+    confirmation_seeds,
+    finalists,
+    groups,
+)
+from flexor_search.tuning.direct import SearchPlan, search
+from flexor_search.tuning.measurer import Candidate, Measurer
+from flexor_search.tuning.observer import Observer, Silent
+from flexor_search.tuning.summary import ship, summarize
+from flexor_search.tuning.time_plan import Phase, time_plan
+
+__all__ = [
+    "FINALISTS",
+    "Candidate",
+    "Group",
+    "Measurer",
+    "Observer",
+    "Phase",
+    "SearchPlan",
+    "Silent",
+    "allocation_of",
+    "choose",
+    "confirm",
+    "confirmation_seeds",
+    "finalists",
+    "groups",
+    "search",
+    "ship",
+    "summarize",
+    "time_plan",
+]

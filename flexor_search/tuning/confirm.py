@@ -1,0 +1,138 @@
+"""Confirm: finalists and the uniform baseline train again, in full and with fresh seeds; the mean decides.
+
+The best of many single trainings is a lucky one, so nothing is shipped on the strength of the search's own values. The
+uniform baseline takes part in the choice: if nothing beats it, it is what is shipped.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, nearest_uniform
+from flexor_search.runs import CONFIRM, DONE, SEARCH, Measurement, Run
+from flexor_search.tuning.measurer import Candidate, Measurer
+from flexor_search.tuning.observer import Observer
+
+FINALISTS = 2
+"""Allocations that go on to confirmation for each budget, beside the uniform one."""
+
+
+def confirmation_seeds(seed: int, count: int) -> tuple[int, ...]:
+    """Seeds that no search training used, and that differ between runs of different seeds."""
+    return tuple(1000 * (seed + 1) + index for index in range(count))
+
+
+def finalists(space: SearchSpace, budget: Budget, measurements: Sequence[Measurement]) -> list[Candidate]:
+    """The uniform baseline of a budget, then the best measured allocations that fit it.
+
+    Best by the mean of two ranks, by accuracy and by loss: the loss of one training says more about an allocation than
+    its accuracy does, and the two together more than either.
+    """
+    uniform = nearest_uniform(space, budget)
+    chosen = [Candidate(uniform, "uniform", budget.text)] if uniform is not None else []
+    fitting = [
+        m
+        for m in measurements
+        if m.phase == SEARCH
+        and m.state == DONE
+        and (uniform is None or m.digest != uniform.digest)
+        and budget.fits(allocation_of(space, m), space.model_name)
+    ]
+    by_accuracy = sorted(fitting, key=lambda m: -m.val_accuracy)
+    by_loss = sorted(fitting, key=lambda m: m.val_loss)
+    ranked = sorted(fitting, key=lambda m: (by_accuracy.index(m) + by_loss.index(m), m.file_bytes, m.number))
+    return chosen + [Candidate(allocation_of(space, m), m.kind, budget.text) for m in ranked[:FINALISTS]]
+
+
+def confirm(
+    space: SearchSpace, budgets: Sequence[Budget], measurer: Measurer, seeds: Sequence[int], observer: Observer
+) -> None:
+    """Train the finalists of every budget and the full-precision model with every seed; what is known is looked up."""
+    candidates: dict[str, Candidate] = {}
+    for budget in budgets:
+        for candidate in finalists(space, budget, measurer.run.measurements):
+            candidates.setdefault(candidate.allocation.digest, candidate)
+    full = Candidate(full_precision(space.model), "full precision")
+    everything = [*candidates.values(), full]
+    trainings = len(everything) * len(seeds)
+    observer.phase("confirm", trainings, trainings * measurer.work(CONFIRM))
+    for candidate in everything:
+        for seed in seeds:
+            bits = f"{candidate.allocation.bits_per_weight:g} bits per weight"
+            observer.begin(f"{candidate.kind} at {bits}, seed {seed}")
+            found = measurer.measure(candidate, CONFIRM, seed)
+            observer.measured(found, measurer.work(CONFIRM), best_confirmed(space, budgets[0], measurer.run))
+
+
+@dataclass(frozen=True)
+class Group:
+    """The finished trainings of one allocation at one fidelity.
+
+    Attributes:
+        measurements: one a seed.
+    """
+
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def first(self) -> Measurement:
+        """Any of them, for what they share."""
+        return self.measurements[0]
+
+    @property
+    def mean(self) -> float:
+        """Mean validation accuracy."""
+        return statistics.fmean(m.val_accuracy for m in self.measurements)
+
+    @property
+    def best(self) -> Measurement:
+        """The one with the best validation accuracy: the one that is shipped."""
+        return max(self.measurements, key=lambda m: (m.val_accuracy, -m.val_loss, -m.number))
+
+
+def choose(space: SearchSpace, budget: Budget, run: Run, seeds: Sequence[int]) -> Group | None:
+    """The group to ship for a budget: of those that fit, the best mean validation accuracy.
+
+    Groups confirmed with the most seeds are compared. Where none was confirmed (an interrupted run) the search's own
+    trainings are. Equal means go to the smaller file.
+
+    Returns:
+        None if nothing that fits has finished.
+    """
+    for phase in (CONFIRM, SEARCH):
+        fitting = [
+            group
+            for group in groups(run, phase, seeds if phase == CONFIRM else None)
+            if group.first.kind != "full precision" and budget.fits(allocation_of(space, group.first), space.model_name)
+        ]
+        if fitting:
+            most = max(len(group.measurements) for group in fitting)
+            equal = [group for group in fitting if len(group.measurements) == most]
+            return max(equal, key=lambda group: (group.mean, -group.first.file_bytes, -group.first.number))
+    return None
+
+
+def groups(run: Run, phase: str, seeds: Sequence[int] | None = None) -> list[Group]:
+    """Finished trainings of a phase, grouped by allocation; only those with these seeds, if given."""
+    found: dict[str, list[Measurement]] = {}
+    for m in run.measurements:
+        if m.phase == phase and m.state == DONE and (seeds is None or m.seed in seeds):
+            found.setdefault(m.digest, []).append(m)
+    return [Group(tuple(same)) for same in found.values()]
+
+
+def best_confirmed(space: SearchSpace, budget: Budget, run: Run) -> str:
+    """The best mean so far that fits a budget, in words."""
+    fitting = [
+        group
+        for group in groups(run, CONFIRM)
+        if group.first.kind != "full precision" and budget.fits(allocation_of(space, group.first), space.model_name)
+    ]
+    best = max(fitting, key=lambda group: group.mean, default=None)
+    return f"{100 * best.mean:.2f} % at {best.first.bits_per_weight:g} bpw" if best else ""
+
+
+def allocation_of(space: SearchSpace, measurement: Measurement) -> Allocation:
+    """The allocation that was measured."""
+    return Allocation.from_json(space.model, json.loads(measurement.allocation))

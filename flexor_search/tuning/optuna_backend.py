@@ -1,0 +1,140 @@
+"""Optuna: where proposals come from, and a record of all trials that optuna-dashboard can open.
+
+Proposals are a pure function of what was measured: a study is built in memory from the measurements, asked once, and
+thrown away. So a resumed run proposes what an uninterrupted one would have, and no trial is ever left running.
+"""
+
+import sqlite3
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
+
+from flexor_search.planning import Allocation, SearchSpace
+from flexor_search.planning.space import Profile
+from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement, Run
+
+GP_TRAININGS = 50
+"""Up to this many trainings a Gaussian process proposes best; past it TPE is as good and cheaper."""
+_STATES = {DONE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED}
+STUDY_NAME = "flexor-search"
+
+
+@contextmanager
+def _quiet_optuna():
+    """Optuna announces experimental samplers and every study; the user asked for neither."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """Ordered integers: for each variable with a choice, its menu index."""
+    return {
+        variable.name: IntDistribution(0, len(variable.menu) - 1)
+        for variable in space.variables
+        if len(variable.menu) > 1
+    }
+
+
+def make_sampler(n_observed: int, seed: int) -> BaseSampler:
+    """The sampler for the next proposal: a Gaussian process while trainings are few, then TPE."""
+    if n_observed < GP_TRAININGS:
+        return GPSampler(seed=seed, n_startup_trials=0, deterministic_objective=False)
+    return TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
+
+
+def propose(space: SearchSpace, observed: Sequence[tuple[Profile, float]], seed: int) -> Profile:
+    """Propose a profile.
+
+    Args:
+        space: the menus.
+        observed: profiles measured so far with their gain over uniform at equal bits (greater is better).
+        seed: of the sampler, a function of the trial's number.
+
+    Returns:
+        A profile, not yet projected onto any budget.
+    """
+    known = distributions(space)
+    with _quiet_optuna():
+        study = optuna.create_study(direction="maximize", sampler=make_sampler(len(observed), seed))
+        study.add_trials(
+            [
+                create_trial(params=_params(space, profile), distributions=known, value=gain)
+                for profile, gain in observed
+            ]
+        )
+        trial = study.ask(known)
+    return tuple(trial.params.get(variable.name, 0) for variable in space.variables)
+
+
+class StudyRecord:
+    """The run's search trainings as an Optuna study in `study.db`, accuracy up and bits per weight down.
+
+    It only mirrors measurements.csv: one that is missing, damaged or behind is built anew from there.
+    """
+
+    def __init__(self, run: Run, space: SearchSpace) -> None:
+        self._space = space
+        path = run.folder / "study.db"
+        searched = [m for m in run.measurements if m.phase == SEARCH]
+        with _quiet_optuna():
+            if path.exists() and self._count(path) != len(searched):
+                path.unlink()
+            self._study = optuna.create_study(
+                storage=_url(path), study_name=STUDY_NAME, directions=["maximize", "minimize"], load_if_exists=True
+            )
+            missing = searched[len(self._study.get_trials(deepcopy=False)) :]
+            self._study.add_trials([self._trial(m) for m in missing])
+
+    def add(self, measurement: Measurement) -> None:
+        """Mirror a new measurement; those of other phases are not trials of the search."""
+        if measurement.phase == SEARCH:
+            with _quiet_optuna():
+                self._study.add_trial(self._trial(measurement))
+
+    @staticmethod
+    def _count(path: Path) -> int:
+        try:
+            return len(optuna.load_study(study_name=STUDY_NAME, storage=_url(path)).get_trials(deepcopy=False))
+        except (KeyError, SQLAlchemyError, sqlite3.Error, RuntimeError):
+            return -1
+
+    def _trial(self, measurement: Measurement) -> FrozenTrial:
+        import json
+
+        allocation = Allocation.from_json(self._space.model, json.loads(measurement.allocation))
+        state = _STATES.get(measurement.state, TrialState.FAIL)
+        complete = state == TrialState.COMPLETE
+        return create_trial(
+            state=state,
+            params=_params(self._space, self._space.profile(allocation)),
+            distributions=distributions(self._space),
+            values=[measurement.val_accuracy, measurement.bits_per_weight] if complete else None,
+            user_attrs={
+                name: getattr(measurement, name)
+                for name in ("number", "kind", "label", "budget", "file_bytes", "val_loss", "train_seconds", "reason")
+                if getattr(measurement, name) == getattr(measurement, name)  # NaN is no JSON
+            },
+        )
+
+
+def _params(space: SearchSpace, profile: Profile) -> dict[str, int]:
+    return {
+        variable.name: index for variable, index in zip(space.variables, profile, strict=True) if len(variable.menu) > 1
+    }
+
+
+def _url(path: Path) -> str:
+    return f"sqlite:///{path.resolve()}"

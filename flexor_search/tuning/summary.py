@@ -1,0 +1,139 @@
+"""What a run came to: the chosen model of each budget beside uniform and full precision; the test set read once."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from flexor_search.errors import RunError
+from flexor_search.files import write_json
+from flexor_search.packing import verify_file
+from flexor_search.planning import Budget, SearchSpace, file_layout, full_precision, nearest_uniform
+from flexor_search.runs import CONFIRM, Measurement, Run
+from flexor_search.tuning.confirm import Group, allocation_of, choose, groups
+from flexor_search.tuning.measurer import Measurer
+from flexor_search.tuning.observer import Observer
+
+
+class TestReadings:
+    """Every reading of the test set, in test_readings.json: each trained model is scored on it once, ever."""
+
+    __test__ = False  # not a test class, whatever its name starts with
+
+    def __init__(self, run: Run, measurer: Measurer) -> None:
+        self._path, self._measurer = run.folder / "test_readings.json", measurer
+        self._known: dict[str, float] = {}
+        if self._path.exists():
+            try:
+                self._known = json.loads(self._path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise RunError(f"{self._path} is damaged: {error}; delete it to read the test set again") from error
+
+    def accuracy(self, measurement: Measurement) -> float:
+        """Test accuracy of the packed file of a measurement."""
+        key = str(measurement.number)
+        if key not in self._known:
+            self._known[key] = self._measurer.test_accuracy(measurement)
+            write_json(self._path, self._known)
+        return self._known[key]
+
+
+def summarize(
+    space: SearchSpace,
+    budgets: Sequence[Budget],
+    measurer: Measurer,
+    seeds: Sequence[int],
+    observer: Observer,
+    *,
+    complete: bool,
+) -> dict[str, Any]:
+    """Choose, ship and describe a model for each budget.
+
+    Writes model-BUDGET.safetensors, allocation-BUDGET.json and summary.json.
+
+    Args:
+        space: the menus.
+        budgets: those asked for.
+        measurer: gives the run, the data and the device.
+        seeds: of the confirmation.
+        observer: is told what is shipped.
+        complete: whether the run came to its end; the test set is read only then.
+
+    Returns:
+        The summary, as in summary.json.
+
+    Raises:
+        RunError: nothing that fits a budget has finished.
+    """
+    run = measurer.run
+    readings = TestReadings(run, measurer) if complete else None
+    confirmed = {group.first.digest: group for group in groups(run, CONFIRM, seeds)}
+    full = confirmed.get(full_precision(space.model).digest)
+    entries = []
+    for budget in budgets:
+        group = choose(space, budget, run, seeds)
+        if group is None:
+            raise RunError(
+                f"no training that fits {budget.text} has finished ({_failures(run)}); "
+                f"go on with: flexor-search resume {run.folder}"
+            )
+        uniform = nearest_uniform(space, budget)
+        uniform_group = confirmed.get(uniform.digest) if uniform else None
+        entry = {"budget": budget.text} | _describe(space, group, readings)
+        entry["verified"] = ship(run, group.best, budget.text, entry["allocation"])
+        entry["uniform"] = _describe(space, uniform_group, readings) if uniform_group else None
+        entry["full_precision"] = _describe(space, full, readings) if full else None
+        entries.append(entry)
+        observer.message(f"{budget.text}: {group.first.label} shipped, packed file verified")
+    summary = {"state": "complete" if complete else "interrupted", "budgets": entries}
+    run.write_summary(summary)
+    return summary
+
+
+def ship(run: Run, measurement: Measurement, budget_text: str, allocation: dict[str, Any]) -> bool:
+    """Copy the packed model of a measurement to its place and check it there, byte for byte.
+
+    The proof against the trained model was made when it was trained; the file's SHA-256 carries it over.
+
+    Returns:
+        True; anything else raises.
+    """
+    from flexor_search.files import write_atomically
+
+    target = run.folder / f"model-{budget_text}.safetensors"
+    write_atomically(target, run.trained_path(measurement.number).read_bytes())
+    verify_file(target)
+    write_json(run.folder / f"allocation-{budget_text}.json", allocation)
+    return True
+
+
+def _describe(space: SearchSpace, group: Group, readings: TestReadings | None) -> dict[str, Any]:
+    allocation, is_full = allocation_of(space, group.first), group.first.kind == "full precision"
+    file_bytes = space.model.float_bytes if is_full else file_layout(allocation, space.model_name).file_bytes
+    tested = [readings.accuracy(m) for m in group.measurements] if readings else []
+    seeds = [m.seed for m in group.measurements]
+    return {
+        "bits_per_weight": allocation.bits_per_weight,
+        "payload_bits": allocation.weight_bits,
+        "file_bytes": file_bytes,
+        "file_bits_per_weight": round(8 * file_bytes / space.model.n_weights, 4),
+        "nominal_bits_per_weight": round(allocation.nominal_bits_per_weight, 4),
+        "val_accuracy": _spread([m.val_accuracy for m in group.measurements], seeds),
+        "test_accuracy": _spread(tested, seeds) if tested else None,
+        "test_accuracy_shipped": readings.accuracy(group.best) if readings else None,
+        "verified": True,  # every finished training was packed, read back and proven when it was made
+        "allocation": allocation.to_json(),
+    }
+
+
+def _spread(values: list[float], seeds: list[int]) -> dict[str, Any]:
+    return {
+        "mean": round(statistics.fmean(values), 6),
+        "std": round(statistics.stdev(values), 6) if len(values) > 1 else None,
+        "seeds": seeds,
+    }
+
+
+def _failures(run: Run) -> str:
+    reasons = {m.reason for m in run.measurements if m.reason}
+    return f"reasons: {'; '.join(sorted(reasons)[:2])}" if reasons else "none was begun"
