@@ -25,7 +25,7 @@ def gf2_row_reduce(matrix: BitMatrix) -> tuple[BitMatrix, tuple[int, ...]]:
         >>> echelon.tolist(), pivots
         ([[1, 0, 1], [0, 1, 1]], (0, 1))
     """
-    work = matrix.astype(np.uint8) & 1
+    work = np.bitwise_and(matrix, 1, dtype=np.uint8, casting="unsafe")
     pivots: list[int] = []
     for column in range(work.shape[1]):
         row = len(pivots)

@@ -109,7 +109,7 @@ def unpack_into(packed: PackedModel, model: nn.Module) -> nn.Module:
     state = model.state_dict()
     with torch.no_grad():
         for name, value in tensors.items():
-            state[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
+            state[name].copy_(torch.from_numpy(value.copy()))
     return model.eval().requires_grad_(False)
 
 

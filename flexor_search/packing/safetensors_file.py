@@ -30,6 +30,7 @@ from flexor_search.planning.file_layout import (
     metadata_text,
 )
 
+MAX_WEIGHT_DIMS = 5  # of a three-dimensional convolution
 _HASH_MARK = b'\\"sha256\\":\\"'  # as it stands in the JSON header, where the metadata is a string of JSON
 
 
@@ -173,9 +174,10 @@ def _assemble(metadata: _Metadata, tensors: dict[str, NDArray]) -> PackedModel:
         if dtype not in DTYPE_BYTES or dtype.startswith(("float", "bfloat")):
             raise FormatError(f"tensor {name!r} has the dtype {dtype!r}, which is not stored exactly")
         exact[name] = stream["exact"].take(_elements(shape) * DTYPE_BYTES[dtype]).view(dtype).reshape(shape)
-    names = [layer.name for layer in layers], [entry[0] for entry in metadata.kept + metadata.exact]
-    if any(len(set(part)) != len(part) for part in names):
-        raise FormatError("a name occurs twice in its tables")
+    names = [f"{layer.name}.weight".lstrip(".") for layer in layers]
+    names += [entry[0] for entry in metadata.kept + metadata.exact]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise FormatError("a name occurs twice in its tables, or is not a string")
     for reader in stream.values():
         reader.finish()
     return PackedModel(layers, kept, exact, tuple(metadata.folded), metadata.model, kept_dtype)
@@ -213,19 +215,23 @@ def _read_code(reader: _Reader, n_in: int, n_out: int) -> XorCode:
 
 def _read_layer(stream: dict[str, _Reader], codes: list[XorCode], entry: list[Any]) -> PackedLayer:
     name, shape, planes, *groups = entry
-    transposed_groups = int(groups[0]) if groups else 0
     n_weights = _elements(shape)
-    if not isinstance(name, str) or not planes or n_weights < 1 or len(shape) < 2 or len(groups) > 1:
+    well_typed = isinstance(name, str) and isinstance(planes, list) and all(type(g) is int for g in groups)
+    if not well_typed or not planes or n_weights < 1 or len(groups) > 1 or not 2 <= len(shape) <= MAX_WEIGHT_DIMS:
         raise FormatError(f"the layer table's entry {entry!r} is malformed")
+    transposed_groups = groups[0] if groups else 0
     if transposed_groups < 0 or (transposed_groups and shape[0] % transposed_groups):
         raise FormatError(f"layer {name!r}: {transposed_groups} groups do not divide {shape[0]} channels")
-    chosen = tuple(codes[index] for index in planes if index >= 0)
+    chosen = tuple(codes[index] for index in planes if type(index) is int and index >= 0)
     if len(chosen) != len(planes):
-        raise FormatError(f"layer {name!r} names a code with a negative index")
+        raise FormatError(f"layer {name!r} names a code by what is no index")
     packed = []
     for code in chosen:
-        stride = plane_bytes(-(-n_weights // code.n_out))
+        n_slices = -(-n_weights // code.n_out)
+        stride = plane_bytes(n_slices)
         packed.append(stream["payload"].take(code.n_in * stride).reshape(code.n_in, stride))
+        if n_slices % 8 and (packed[-1][:, -1] >> (n_slices % 8)).any():
+            raise FormatError(f"layer {name!r}: the padding bits of its payload must be zero")
     channels = shape[1] * transposed_groups if transposed_groups else shape[0]
     scale = stream["scales"].take(len(planes) * channels).reshape(len(planes), channels)
     return PackedLayer(name, tuple(shape), chosen, tuple(packed), scale, transposed_groups)

@@ -38,6 +38,7 @@ class Recipe:
         label_smoothing: of the cross-entropy.
         precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the processor computes in it.
         channels_last: memory format of image batches.
+        threads: processor threads, 0 for all; small models train faster, and repeatably anywhere, on one.
         search_epochs: epochs of a search trial.
         search_images: training images of a search trial, 0 for all.
         pretrained: start from the weights that the model is built with, not from scratch.
@@ -61,6 +62,7 @@ class Recipe:
     label_smoothing: float = 0.0
     precision: str = "float32"
     channels_last: bool = False
+    threads: int = 0
     search_epochs: int = 10
     search_images: int = 0
     pretrained: bool = False
@@ -79,8 +81,9 @@ class Recipe:
             raise UsageError("recipe: warmup and label_smoothing must be in [0, 1), weight_decay not negative")
         if not all(isinstance(at, int | float) and 0 <= at <= 1 for at in self.halve_at):
             raise UsageError(f"recipe: halve_at must hold fractions of all steps, got {list(self.halve_at)}")
-        if self.search_images < 0:
-            raise UsageError(f"recipe: search_images must not be negative, got {self.search_images}")
+        for name in ("search_images", "threads"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"recipe: {name} must not be negative, got {getattr(self, name)}")
 
     def learning_rate_at(self, progress: float) -> float:
         """Learning rate when a fraction `progress` of all steps is done."""

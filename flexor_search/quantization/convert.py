@@ -1,6 +1,6 @@
 """Quantize the layers of a model in place, as an allocation says."""
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from flexor_search.errors import ModelError
@@ -50,7 +50,9 @@ def quantize_(
         module = modules[layer.name]
         weight = FlexorWeight(
             layer, spec, normalized=layer.name in normalized, pretrained=pretrained, surrogate=surrogate
-        ).to(module.weight.device)
+        )
+        assert isinstance(module.weight, Tensor)
+        weight.to(module.weight.device)
         parametrize.register_parametrization(module, "weight", weight)
         _tie(modules, layer, module, weight)
     return model

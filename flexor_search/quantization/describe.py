@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from flexor_search.errors import ModelError
 from flexor_search.planning import LayerShape, ModelShape, TensorShape
@@ -54,8 +54,14 @@ def describe(model: nn.Module) -> ModelShape:
         if not isinstance(module, QUANTIZABLE) or id(module.weight) in seen:
             continue
         seen.add(id(module.weight))
-        same = names_of[id(module.weight)]
-        layers.append(_layer_shape(name, module, folds.get(name, "") if len(same) == 1 else "", tuple(same[1:])))
+        if id(module.weight) not in names_of:
+            raise ModelError(
+                f"model: the weight of {name or 'the model'} is computed from other tensors (pruning, spectral norm, "
+                "weight norm); make it permanent first"
+            )
+        own = f"{name}.weight" if name else "weight"
+        tied_to = tuple(other for other in names_of[id(module.weight)] if other != own)
+        layers.append(_layer_shape(name, module, "" if tied_to else folds.get(name, ""), tied_to))
     return ModelShape(tuple(layers), _others(state, layers), _float_elements(model))
 
 
@@ -75,7 +81,10 @@ def batch_norm_folds(model: nn.Module) -> dict[str, str]:
         for module, training in was_training.items():
             module.training = training
     modules = dict(model.named_modules(remove_duplicate=False))
+    names = Counter(id(module) for module in modules.values())
     calls = Counter(id(modules[str(node.target)]) for node in graph.nodes if node.op == "call_module")
+    # A tensor that the forward reads by itself would change its value there too.
+    calls.update(id(modules[str(node.target).rpartition(".")[0]]) for node in graph.nodes if node.op == "get_attr")
     folds = {}
     for node in graph.nodes:
         if node.op != "call_module" or len(node.users) != 1:
@@ -87,7 +96,7 @@ def batch_norm_folds(model: nn.Module) -> dict[str, str]:
             and isinstance(norm, _BatchNorm)
             and norm.running_mean is not None
             and norm.num_features == out_channels(layer)
-            and calls[id(layer)] == calls[id(norm)] == 1
+            and calls[id(layer)] == calls[id(norm)] == names[id(norm)] == 1
         ):
             folds[str(node.target)] = str(user.target)
     return folds
@@ -100,7 +109,7 @@ def out_channels(layer: nn.Module) -> int:
 
 def _check_state(state: dict[str, Tensor]) -> None:
     for name, tensor in state.items():
-        if isinstance(tensor, UninitializedTensorMixin):
+        if is_lazy(tensor):
             raise ModelError(f"model: {name} has no shape yet (lazy module); run one batch through the model first")
         if ".parametrizations." in f".{name}":
             raise ModelError(f"model: {name} is parametrized already; give a plain model that was not quantized")

@@ -89,7 +89,8 @@ def search(plan: SearchPlan, measurer: Measurer, observer: Observer) -> None:
     def measure(candidate: Candidate, may_stop: bool) -> None:
         known = measurer.known(candidate, SEARCH, plan.seed)
         observer.begin(f"{candidate.kind} at {candidate.allocation.bits_per_weight:g} bits per weight")
-        rule = weak_rule(measurer.run.measurements, candidate.allocation.bits_per_weight)
+        epochs = measurer.recipe.for_search().epochs
+        rule = weak_rule(measurer.run.measurements, candidate.allocation.bits_per_weight, epochs)
         found = measurer.measure(candidate, SEARCH, plan.seed, rule if may_stop else None)
         done[found.digest] = found
         if known is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flexor_search.errors import RunError
-from flexor_search.files import write_json
+from flexor_search.files import write_atomically, write_json
 from flexor_search.packing import verify_file
 from flexor_search.planning import Budget, SearchSpace, file_layout, full_precision, nearest_uniform
 from flexor_search.runs import CONFIRM, Measurement, Run
@@ -79,7 +79,7 @@ def summarize(
             )
         uniform = nearest_uniform(space, budget)
         uniform_group = confirmed.get(uniform.digest) if uniform else None
-        entry = {"budget": budget.text} | _describe(space, group, readings)
+        entry: dict[str, Any] = {"budget": budget.text} | _describe(space, group, readings)
         entry["verified"] = ship(run, group.best, budget.text, entry["allocation"])
         entry["uniform"] = _describe(space, uniform_group, readings) if uniform_group else None
         entry["full_precision"] = _describe(space, full, readings) if full else None
@@ -98,8 +98,6 @@ def ship(run: Run, measurement: Measurement, budget_text: str, allocation: dict[
     Returns:
         True; anything else raises.
     """
-    from flexor_search.files import write_atomically
-
     target = run.folder / f"model-{budget_text}.safetensors"
     write_atomically(target, run.trained_path(measurement.number).read_bytes())
     verify_file(target)

@@ -3,6 +3,7 @@
 from flexor_search.errors import UsageError, nearest
 from flexor_search.workloads import digits_convnet, lenet5_fashion_mnist
 from flexor_search.workloads.data import Data, Split, user_data
+from flexor_search.workloads.user import user_workload
 from flexor_search.workloads.workload import Workload
 
 WORKLOADS: dict[str, Workload] = {
@@ -23,4 +24,4 @@ def workload(name: str) -> Workload:
     return WORKLOADS[name]
 
 
-__all__ = ["DEFAULT_WORKLOAD", "WORKLOADS", "Data", "Split", "Workload", "user_data", "workload"]
+__all__ = ["DEFAULT_WORKLOAD", "WORKLOADS", "Data", "Split", "Workload", "user_data", "user_workload", "workload"]

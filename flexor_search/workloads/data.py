@@ -122,27 +122,27 @@ def user_data(parts: Any, seed: int = 0) -> Data:
 
 
 def _read(name: str, part: Any) -> Split:
-    if isinstance(part, DataLoader):
-        batches: Iterable[Any] = part
-    elif isinstance(part, Dataset):
-        batches = DataLoader(part, batch_size=256) if _length(part) else []
-    else:
+    if not isinstance(part, DataLoader | Dataset):
         raise DataError(f"data: {name} must be a torch Dataset or DataLoader, got {type(part).__name__}")
     images, labels = [], []
     try:
-        for batch in batches:
+        for batch in _batches(part):
             if not isinstance(batch, tuple | list) or len(batch) != 2:
                 raise DataError(f"data: {name} must give pairs (input, label), got {type(batch).__name__}")
             images.append(torch.as_tensor(batch[0]))
             labels.append(torch.as_tensor(batch[1]))
         if not images:
             raise DataError(f"data: the {name} split is empty; give it at least one image")
-        return Split(name, torch.cat(images).float(), torch.cat(labels))
+        every = torch.cat(labels)
+        return Split(name, torch.cat(images).float(), every if every.is_floating_point() else every.long())
     except DataError:
         raise
     except Exception as error:  # the user's own code runs in this loop
         raise DataError(f"data: reading {name} failed: {type(error).__name__}: {error}") from error
 
 
-def _length(part: Any) -> int:
-    return len(part) if hasattr(part, "__len__") else 1
+def _batches(part: DataLoader | Dataset) -> Iterable[Any]:
+    if isinstance(part, DataLoader):
+        return part
+    empty = hasattr(part, "__len__") and len(part) == 0  # type: ignore[arg-type]  # a DataLoader would refuse it
+    return [] if empty else DataLoader(part, batch_size=256)

@@ -115,11 +115,18 @@ def menus(draw, kept=True):
     """A menu of one n_out, cheapest first, as a space file with one list of rates gives it."""
     counts = sorted(draw(st.sets(st.integers(1, 20), min_size=1, max_size=5)))
     last = (KEPT,) if kept and draw(st.integers(0, 5)) == 0 else ()
-    return tuple(LayerSpec("systematic", n_in, 20) for n_in in counts) + last
+    return (*(LayerSpec("systematic", n_in, 20) for n_in in counts), *last)
 
 
 @st.composite
-def spaces(draw, max_variables=4, kept=True):
+def mixed_menus(draw):
+    """A menu of any families, n_out and planes, cheapest first."""
+    found = draw(st.lists(specs(), min_size=1, max_size=5, unique=True))
+    return tuple(sorted(found, key=lambda spec: (16 if spec.is_kept else spec.rate, spec.nominal_rate)))
+
+
+@st.composite
+def spaces(draw, menu=None, max_variables=4):
     """A space of few variables; some tied, some layers kept outside the search."""
     model = draw(models(max_layers=5))
     names = draw(st.permutations([one.name for one in model.layers]))
@@ -131,7 +138,9 @@ def spaces(draw, max_variables=4, kept=True):
         elif where == "new" and len(groups) < max_variables:
             groups.append([name])
     dtype = draw(st.sampled_from(["float16", "float32"]))
-    return SearchSpace(model, tuple(Variable(tuple(group), draw(menus(kept))) for group in groups), dtype)
+    return SearchSpace(
+        model, tuple(Variable(tuple(group), draw(menus() if menu is None else menu)) for group in groups), dtype
+    )
 
 
 def file_bytes(allocation):
@@ -155,9 +164,9 @@ def budgets(draw, space, kinds=("bpw", "bytes", "ratio")):
 
 
 @st.composite
-def questions(draw, kinds=("bpw", "bytes", "ratio")):
+def questions(draw, kinds=("bpw", "bytes", "ratio"), menu=None):
     """A space and a budget that it can reach."""
-    space = draw(spaces())
+    space = draw(spaces(menu))
     return space, draw(budgets(space, kinds))
 
 

@@ -1,0 +1,237 @@
+"""The command line: parses and calls, no logic. Imports are late, so that --help answers at once.
+
+Data go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flexor_search import __version__
+from flexor_search.errors import FlexorError, UsageError
+
+if TYPE_CHECKING:
+    from flexor_search.runs import Run
+
+app = typer.Typer(
+    name="flexor-search",
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find the most accurate fractional-bit model of a PyTorch classifier under a size budget.\n\n"
+    "flexor-search --budget 0.7bpw searches on the built-in workload; the commands below do the rest.",
+)
+
+BudgetOption = Annotated[str, typer.Option(help="0.7bpw, 48KiB, 48kB, 48000B or 0.03x; a comma-separated list too.")]
+WorkloadOption = Annotated[str, typer.Option(help="Built-in workload: digits-convnet, lenet5-fashion-mnist.")]
+ModelOption = Annotated[str, typer.Option(help="Your model: module:function that returns an nn.Module.")]
+DataOption = Annotated[str, typer.Option(help="Your data: module:function that returns (train, validation, test).")]
+DataDirOption = Annotated[str, typer.Option(help="Folder of the workload's data.")]
+SpaceOption = Annotated[str, typer.Option(help="Search space: a shipped name or a TOML file.")]
+RecipeOption = Annotated[str, typer.Option(help="TOML file of recipe fields.")]
+StrategyOption = Annotated[str, typer.Option(help="How allocations are found: direct.")]
+TrialsOption = Annotated[int, typer.Option(help="Trainings of the search, baselines included; 0: workload's default.")]
+TimeoutOption = Annotated[float, typer.Option(help="Seconds until the search phase ends; 0: workload's default.")]
+EpochsOption = Annotated[int, typer.Option(help="Epochs of a full training; 0: the recipe's.")]
+SeedsOption = Annotated[int, typer.Option(help="Trainings of each finalist.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]
+OutOption = Annotated[str, typer.Option(help="Run folder; default a new one under runs/.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+QuietOption = Annotated[bool, typer.Option(help="No progress and no messages.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Packed file.")]
+
+
+@app.callback(invoke_without_command=True)
+def search(
+    context: typer.Context,
+    budget: BudgetOption = "",
+    workload: WorkloadOption = "",
+    model: ModelOption = "",
+    data: DataOption = "",
+    data_dir: DataDirOption = "",
+    space: SpaceOption = "",
+    recipe: RecipeOption = "",
+    strategy: StrategyOption = "direct",
+    trials: TrialsOption = 0,
+    timeout: TimeoutOption = 0.0,
+    epochs: EpochsOption = 0,
+    seeds: SeedsOption = 3,
+    seed: SeedOption = 0,
+    out: OutOption = "",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Find the most accurate fractional-bit model of a PyTorch classifier under a size budget."""
+    if show_version:
+        print(f"flexor-search {__version__}")
+        return
+    if context.invoked_subcommand is not None:
+        if budget:
+            raise UsageError(
+                f"budget: write it behind the command: flexor-search {context.invoked_subcommand} --budget …"
+            )
+        return
+    if not budget:
+        raise UsageError("budget: --budget is needed, such as --budget 0.7bpw; see flexor-search --help")
+    from flexor_search.terminal import watching
+
+    with watching(quiet) as observer:
+        from flexor_search import api
+        from flexor_search.question import Question, default_folder
+
+        question = Question(
+            budget=budget,
+            workload=workload,
+            model=model,
+            data=data,
+            data_dir=data_dir,
+            space=space,
+            recipe=recipe,
+            strategy=strategy,
+            trials=trials,
+            timeout_seconds=timeout,
+            epochs=epochs,
+            seeds=seeds,
+            seed=seed,
+            device=device,
+        )
+        folder = Path(out) if out else default_folder()
+        run = _finished(lambda: api.search(question, folder, observer), folder)
+    _show(run, as_json)
+
+
+@app.command()
+def plan(
+    budget: BudgetOption = "",
+    workload: WorkloadOption = "",
+    model: ModelOption = "",
+    data: DataOption = "",
+    space: SpaceOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Print every layer with what it may take and cost, and the reachable sizes; trains nothing."""
+    from flexor_search.question import plan_tables
+    from flexor_search.terminal import print_plan
+
+    tables = plan_tables(budget=budget, workload=workload, model=model, data=data, space=space)
+    if as_json:
+        print(json.dumps(tables, indent=2))
+    else:
+        print_plan(tables)
+
+
+@app.command()
+def resume(
+    run: RunArgument,
+    budget: BudgetOption = "",
+    trials: TrialsOption = 0,
+    timeout: TimeoutOption = 0.0,
+    seeds: SeedsOption = 0,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Continue a run to its target, or to new ones; nothing that was finished is trained again."""
+    from flexor_search.terminal import watching
+
+    asked = {"budget": budget, "trials": trials, "timeout_seconds": timeout, "seeds": seeds}
+    with watching(quiet) as observer:
+        from flexor_search import api
+
+        changes = {name: value for name, value in asked.items() if value}
+        found = _finished(lambda: api.resume(run, observer, **changes), run)
+    _show(found, as_json)
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write report.html and front.csv of a run, finished or not."""
+    from flexor_search.reporting import write_report
+    from flexor_search.runs import Run
+
+    print(write_report(Run.open(run)))
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    budget: Annotated[str, typer.Option(help="Pack the best that was trained and fits.")] = "",
+    trial: Annotated[int, typer.Option(help="Or pack the training of this number.")] = -1,
+    to: Annotated[str, typer.Option(help="File to write; default in the run folder.")] = "",
+) -> None:
+    """Write the packed, verified file of any allocation that a run trained."""
+    from flexor_search import api
+
+    print(api.export(run, budget=budget, trial=trial if trial >= 0 else None, to=to or None))
+
+
+@app.command()
+def verify(file: FileArgument, as_json: JsonOption = False) -> None:
+    """Check a packed file and say what was checked."""
+    from flexor_search import api
+
+    passed = api.verify(file).passed
+    if as_json:
+        print(json.dumps({"file": str(file), "verified": True, "checked": passed}))
+    else:
+        print(f"{file}: verified", *(f"  - {text}" for text in passed), sep="\n")
+
+
+def main() -> None:
+    """Run the command line; every error a user can cause becomes one line and an exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    try:
+        status = app(standalone_mode=False)
+    except FlexorError as error:
+        _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        _fail_parsing(error)
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _finished(work: Any, folder: Path) -> "Run":
+    """Run the search; when interrupted, say where what was found is."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print(f"interrupted; what was found is in {folder}; go on with: flexor-search resume {folder}", file=sys.stderr)
+        raise
+
+
+def _show(run: "Run", as_json: bool) -> None:
+    summary = run.summary()
+    if as_json:
+        print(json.dumps({"run": str(run.folder)} | (summary or {}), indent=2))
+        return
+    from flexor_search.terminal import print_results
+
+    print_results(run)
+
+
+def _fail_parsing(error: Any) -> None:
+    """Errors of the option parser: one line, with its suggestion, and exit code 2."""
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    _fail(" ".join(message.split()), int(error.exit_code))
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"flexor-search: {message}", file=sys.stderr)
+    sys.exit(code)

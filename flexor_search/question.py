@@ -1,0 +1,272 @@
+"""A question: what is asked of a search, resolved to a plan before any data is loaded or anything trained."""
+
+import datetime
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flexor_search import __version__
+from flexor_search.errors import UsageError, nearest
+from flexor_search.planning import (
+    Budget,
+    Recipe,
+    SearchSpace,
+    check_reachable,
+    file_layout,
+    make_space,
+    read_space_file,
+)
+from flexor_search.planning.allocation import layer_payload_bits
+from flexor_search.planning.file_layout import FORMAT_VERSION
+from flexor_search.planning.space import Variable
+from flexor_search.quantization import describe
+from flexor_search.runs import Run
+from flexor_search.training import seeded
+from flexor_search.workloads import DEFAULT_WORKLOAD, Data, Workload, user_workload, workload
+
+STRATEGIES = ("direct",)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: everything a run depends on, as saved in run.toml.
+
+    Attributes:
+        budget: one budget or a comma-separated list: "0.7bpw", "48KiB", "0.03x".
+        workload: a built-in one; "" with a model and data of one's own.
+        model, data: "module:function" of one's own, both or neither.
+        data_dir: folder of the workload's data, "" for its default places.
+        space: name of a shipped search space or path of a TOML file, "" for the workload's own or the default rule.
+        recipe: path of a TOML file with recipe fields, "" for the workload's own or the default recipe.
+        strategy: how allocations are found.
+        trials: trainings of the search, baselines included; 0 for the workload's default.
+        timeout_seconds: limit of the search phase; 0 for the workload's default.
+        epochs: of the full recipe; search trials are shortened in proportion; 0 for the recipe's own.
+        seeds: trainings of each finalist.
+        seed: of everything.
+        device: "cpu", "cuda", or "auto".
+    """
+
+    budget: str
+    workload: str = ""
+    model: str = ""
+    data: str = ""
+    data_dir: str = ""
+    space: str = ""
+    recipe: str = ""
+    strategy: str = "direct"
+    trials: int = 0
+    timeout_seconds: float = 0.0
+    epochs: int = 0
+    seeds: int = 3
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        Budget.parse_list(self.budget)
+        if bool(self.model) != bool(self.data):
+            raise UsageError("model: --model and --data go together; give both, or neither for a built-in workload")
+        if self.model and self.workload:
+            raise UsageError("workload: give either --workload or --model with --data, not both")
+        if self.strategy not in STRATEGIES:
+            raise UsageError(f"strategy: {self.strategy!r} is not known; {nearest(self.strategy, STRATEGIES)}")
+        for name in ("trials", "timeout_seconds", "epochs", "seed"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name}: must not be negative, got {getattr(self, name)}")
+        if self.seeds < 1:
+            raise UsageError(f"seeds: must be at least 1, got {self.seeds}")
+
+    @classmethod
+    def from_run(cls, run: Run) -> "Question":
+        """The question of a run folder."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in run.question.items() if name in known})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a question comes down to before any training or data.
+
+    Attributes:
+        workload: model, data and recipe; the recipe with the question's epochs.
+        space: the menus.
+        budgets: those asked for, all reachable.
+        device: where to train.
+    """
+
+    workload: Workload
+    space: SearchSpace
+    budgets: tuple[Budget, ...]
+    device: str
+
+
+def plan(question: Question) -> Plan:
+    """Resolve a question: the layers, their menus, the reachable sizes. No data is loaded, nothing is trained.
+
+    Raises:
+        UsageError: a name, pattern, rate or budget that is wrong, or a budget below the least reachable size.
+        ModelError: the model cannot be used.
+    """
+    recipe_given = Recipe.read(question.recipe) if question.recipe and question.model else None
+    if question.model:
+        task = user_workload(question.model, question.data, recipe_given or Recipe(), question.seed)
+    else:
+        task = workload(question.workload or DEFAULT_WORKLOAD)
+        if question.recipe:
+            task = replace(task, recipe=Recipe.read(question.recipe, task.recipe))
+    task = replace(task, recipe=_with_epochs(task.recipe, question.epochs))
+    name = question.space or task.space
+    with seeded(question.seed):
+        shapes = describe(task.build())
+    space = make_space(shapes, read_space_file(name) if name else None, task.name)
+    budgets = Budget.parse_list(question.budget)
+    for budget in budgets:
+        check_reachable(space, budget)
+    return Plan(task, space, budgets, _device(question.device))
+
+
+def plan_tables(*, budget: str, workload: str, model: str, data: str, space: str) -> dict[str, Any]:
+    """The plan as plain tables: every layer with what it may take and cost, and the reachable sizes.
+
+    Args:
+        budget: one or several to check, or "".
+        workload, model, data, space: as in Question.
+
+    Returns:
+        "layers" (a row each), "notes" (lines for people) and "reachable" (least and most, bits per weight and bytes).
+    """
+    asked = Question(budget or "9999bpw", workload=workload, model=model, data=data, space=space)
+    planned = plan(asked)
+    found = planned.space
+    variable_of = {name: variable for variable in found.variables for name in variable.layers}
+    reasons = dict(found.kept_reasons)
+    kept_bytes = 2 if found.kept_dtype == "float16" else 4
+    rows = []
+    for layer in found.model.layers:
+        variable = variable_of.get(layer.name)
+        if variable is None:
+            least = most = layer.n_weights * kept_bytes
+        else:
+            costs = [
+                layer.n_weights * kept_bytes if spec.is_kept else layer_payload_bits(layer.n_weights, spec) // 8
+                for spec in variable.menu
+            ]
+            least, most = costs[0], costs[-1]
+        rows.append(
+            {
+                "layer": layer.name or "(model)",
+                "kind": layer.kind,
+                "shape": "x".join(map(str, layer.weight_shape)),
+                "weights": layer.n_weights,
+                "may_take": _menu_text(variable) if variable else f"kept ({reasons.get(layer.name, '')})",
+                "least_bytes": least,
+                "most_bytes": most,
+                "folds": layer.folded_norm,
+            }
+        )
+    ends = {}
+    for name, allocation in (("least", found.cheapest), ("most", found.dearest)):
+        file_bytes = file_layout(allocation, found.model_name).file_bytes
+        ends[name] = {
+            "bits_per_weight": allocation.bits_per_weight,
+            "file_bytes": file_bytes,
+            "ratio": round(file_bytes / found.model.float_bytes, 5),
+        }
+    least, most = ends["least"], ends["most"]
+    others = sum(tensor.elements for tensor in found.model.others)
+    notes = [
+        f"reachable: {least['bits_per_weight']:g} to {most['bits_per_weight']:g} bits per weight, "
+        f"{least['file_bytes']:,} to {most['file_bytes']:,} bytes on disk "
+        f"({least['ratio']:.4g}x to {most['ratio']:.4g}x of {found.model.float_bytes:,} bytes in float32)",
+        f"{found.size:,} allocations; {sum(bool(layer.folded_norm) for layer in found.model.layers)} batch norms are "
+        f"folded; {others:,} other values are kept in {found.kept_dtype}",
+    ]
+    notes += [f"budget {limit.text}: reachable" for limit in planned.budgets if budget]
+    return {"layers": rows, "notes": notes, "reachable": ends}
+
+
+def _menu_text(variable: Variable) -> str:
+    """The menu in short: its ends, and how many entries it has."""
+    first, last = variable.menu[0].label, variable.menu[-1].label
+    tied = f", tied as {variable.name}" if len(variable.layers) > 1 else ""
+    return f"{first} to {last} ({len(variable.menu)})" + tied if first != last else first + tied
+
+
+def _with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    if not epochs:
+        return recipe
+    share = max(1, round(recipe.search_epochs * epochs / recipe.epochs))
+    return replace(recipe, epochs=epochs, search_epochs=share)
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device: {device!r} cannot be used here: {reason}; try --device cpu") from error
+    return device
+
+
+def resolved(question: Question, planned: Plan, recipe: Recipe) -> dict[str, Any]:
+    """The question with every default filled in; what follows `hardware` is for the reader only."""
+    task = planned.workload
+    return asdict(question) | {
+        "budgets": [budget.text for budget in planned.budgets],
+        "workload": "" if question.model else task.name,
+        "space": question.space or task.space,
+        "trials": question.trials or task.trials,
+        "timeout_seconds": question.timeout_seconds or task.timeout_seconds,
+        "recipe_fields": recipe.to_json(),
+        "hardware": {
+            "device": planned.device,
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if planned.device.startswith("cuda") else "none",
+        },
+        "versions": {"flexor_search": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "numpy", "optuna")},
+    }
+
+
+def fingerprint(question: Question, planned: Plan, recipe: Recipe, data: Data) -> dict[str, str]:
+    """What makes two runs the same question. Budgets, trials, timeouts and seed counts may differ on resuming."""
+    shapes = [(layer.name, layer.kind, layer.weight_shape) for layer in planned.space.model.layers]
+    menus = [(variable.layers, [spec.to_json() for spec in variable.menu]) for variable in planned.space.variables]
+    return {
+        "workload": planned.workload.name or f"{question.model} {question.data}",
+        "model": _digest([shapes, planned.space.model.float_elements]),
+        "data": _data_digest(data),
+        "space": _digest([menus, planned.space.kept_dtype]),
+        "recipe": _digest(recipe.to_json()),
+        "strategy": question.strategy,
+        "seed": str(question.seed),
+        "format": str(FORMAT_VERSION),
+        "code": __version__,
+    }
+
+
+def _digest(body: Any) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _data_digest(data: Data) -> str:
+    digest = hashlib.sha256()
+    for split in (data.train, data.validation, data.test):
+        digest.update(str((split.name, tuple(split.images.shape), split.mean, split.std)).encode())
+        digest.update(split.images.contiguous().numpy().tobytes())
+        digest.update(split.labels.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def default_folder() -> Path:
+    """A new folder under runs/, named by the time."""
+    return Path("runs") / datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")

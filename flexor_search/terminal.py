@@ -1,0 +1,158 @@
+"""What the terminal shows: live progress on stderr, tables on stdout. Everything here is rich; nothing is decided."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from flexor_search.runs import Measurement, Run
+
+
+class LiveObserver:
+    """Shows what is measured, how far the phase is, the best so far and the time left."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        self._console, self._progress = console, progress
+        self._task: Any = None
+        self._done = self._trainings = 0
+        self._live = console.is_terminal
+
+    def message(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def phase(self, name: str, trainings: int, work: float) -> None:
+        """A new bar."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._done, self._trainings = 0, trainings
+        self._task = self._progress.add_task(name, total=trainings, what="", best="")
+
+    def begin(self, what: str) -> None:
+        """Names what is being measured."""
+        self._progress.update(self._task, what=escape(what))
+
+    def measured(self, measurement: "Measurement", work: float, best: str) -> None:
+        """Moves the bar; without a terminal a line takes its place."""
+        self._done += 1
+        self._progress.update(self._task, advance=1, best=escape(f"best {best}" if best else ""))
+        if not self._live:
+            m = measurement
+            outcome = f"{100 * m.val_accuracy:.2f} %" if m.state == "done" else f"{m.state} ({m.reason})"
+            self.message(
+                f"{m.phase} {self._done}/{self._trainings}: {m.kind} {m.label} ({m.bits_per_weight:g} bpw): {outcome}"
+            )
+
+
+class _Quiet:
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+    def phase(self, name: str, trainings: int, work: float) -> None:
+        """Nothing."""
+
+    def begin(self, what: str) -> None:
+        """Nothing."""
+
+    def measured(self, measurement: "Measurement", work: float, best: str) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def watching(quiet: bool) -> Iterator[LiveObserver | _Quiet]:
+    """An observer that draws on stderr while the block runs; a quiet one draws nothing."""
+    if quiet:
+        yield _Quiet()
+        return
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=18),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        TextColumn("[bold]{task.fields[best]}"),
+        TextColumn("[dim]{task.fields[what]}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield LiveObserver(console, progress)
+
+
+def print_results(run: "Run") -> None:
+    """The short table of a run, then the paths of what it wrote."""
+    summary = run.summary()
+    console = _stdout()
+    if summary is None:
+        console.print("nothing finished yet")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading, side in (
+        ("budget", "left"),
+        ("model", "left"),
+        ("bits/weight", "right"),
+        ("file bytes", "right"),
+        ("validation %", "right"),
+        ("test %", "right"),
+    ):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    for entry in summary["budgets"]:
+        rows = (("chosen", entry), ("uniform", entry["uniform"]), ("full precision", entry["full_precision"]))
+        for name, body in rows:
+            if body is None:
+                table.add_row(entry["budget"], name, *("-",) * 4)
+                continue
+            table.add_row(
+                entry["budget"] if name == "chosen" else "",
+                name,
+                f"{body['bits_per_weight']:g}",
+                f"{body['file_bytes']:,}",
+                _spread(body["val_accuracy"]),
+                _spread(body["test_accuracy"]),
+                style="bold" if name == "chosen" else None,
+            )
+    console.print(table)
+    seeds = max(len(entry["val_accuracy"]["seeds"]) for entry in summary["budgets"])
+    state = "" if summary["state"] == "complete" else "; interrupted, so not confirmed and test set not read"
+    console.print(f"mean and standard deviation over {seeds} seed{'s' if seeds > 1 else ''}{state}", highlight=False)
+    paths = ["report.html", "front.csv", *(f"model-{entry['budget']}.safetensors" for entry in summary["budgets"])]
+    for path in paths:
+        console.print(str(run.folder / path), highlight=False, soft_wrap=True, markup=False)
+
+
+def print_plan(tables: dict[str, Any]) -> None:
+    """The layers, what each may take and costs, and the reachable sizes."""
+    console = _stdout()
+    table = Table(box=None, pad_edge=False)
+    headings = ("layer", "shape", "weights", "may take", "least bytes", "most bytes")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("layer", "shape", "may take") else "right")
+    for row in tables["layers"]:
+        table.add_row(
+            escape(row["layer"]),
+            row["shape"],
+            f"{row['weights']:,}",
+            escape(row["may_take"]),
+            f"{row['least_bytes']:,}",
+            f"{row['most_bytes']:,}",
+        )
+    console.print(table)
+    for line in tables["notes"]:
+        console.print(line, highlight=False, markup=False)
+
+
+def _spread(values: dict[str, Any] | None) -> str:
+    if values is None:
+        return "-"
+    spread = f" ± {100 * values['std']:.2f}" if values["std"] is not None else ""
+    return f"{100 * values['mean']:.2f}{spread}"
+
+
+def _stdout() -> Console:
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100)

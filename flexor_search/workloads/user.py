@@ -1,0 +1,72 @@
+"""A user's own model and data, named as `module:function`."""
+
+import copy
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from flexor_search.errors import DataError, FlexorError, ModelError, UsageError
+from flexor_search.planning import Recipe
+from flexor_search.workloads.data import Data, user_data
+from flexor_search.workloads.workload import Workload
+
+
+def user_workload(model: str, data: str, recipe: Recipe, seed: int = 0) -> Workload:
+    """A workload from `--model module:build` and `--data module:loaders`.
+
+    Args:
+        model: names a function that takes nothing and returns an nn.Module with logits out.
+        data: names a function that takes nothing and returns what `user_data` reads.
+        recipe: how to train; the default recipe unless the user gave one.
+        seed: of the tenth of train that becomes validation where only two parts are given.
+
+    Raises:
+        UsageError: a name that is not module:function, or that cannot be imported.
+    """
+    build_function, data_function = import_function("model", model), import_function("data", data)
+
+    def build() -> nn.Module:
+        made = _call("model", model, build_function, ModelError)
+        if not isinstance(made, nn.Module):
+            raise ModelError(f"model: {model}() must return a torch.nn.Module, got {type(made).__name__}")
+        return copy.deepcopy(made)  # a function may return one instance every time; training must not change it
+
+    def load(_data_dir: Path | None) -> Data:
+        return user_data(_call("data", data, data_function, DataError), seed)
+
+    return Workload(name="", build=build, load=load, recipe=recipe)
+
+
+def import_function(argument: str, reference: str) -> Callable[[], Any]:
+    """Import `module:function`, looking in the current folder too.
+
+    Raises:
+        UsageError: not of that form, no such module or function, or the import itself fails.
+    """
+    module_name, _, function_name = reference.partition(":")
+    if not module_name or not function_name:
+        raise UsageError(f"{argument}: {reference!r} must have the form module:function, such as my.module:build")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the user's module runs here
+        raise UsageError(
+            f"{argument}: importing {module_name} from {here} failed: {type(error).__name__}: {error}"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UsageError(f"{argument}: module {module_name} has no function {function_name!r}")
+    return function
+
+
+def _call(argument: str, reference: str, function: Callable[[], Any], kind: type[FlexorError]) -> Any:
+    try:
+        return function()
+    except Exception as error:  # the user's code runs here
+        raise kind(f"{argument}: {reference}() raised {type(error).__name__}: {error}") from error
