@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from flexor_search.tuning import (
     FINALISTS,
     Measurer,
     Observer,
+    Phase,
     SearchPlan,
     Silent,
     allocation_of,
@@ -88,14 +90,15 @@ def _searched(question: Question, planned: Plan, measurer: Measurer, observer: O
     timeout = question.timeout_seconds or planned.workload.timeout_seconds
     confirmations = (len(budgets) * (FINALISTS + 1) + 1) * len(seeds)
     observer.message(_recipe_line(measurer.recipe, planned))
-    total = 0.0
-    for phase in time_plan(measurer, space.dearest, trials, confirmations):
-        total += phase.seconds
+    phases = time_plan(measurer, space.dearest, trials, confirmations)
+    for phase in phases:
         observer.message(
             f"{phase.name}: up to {phase.trainings} trainings of {phase.images} images x {phase.epochs} epochs, "
             f"about {phase.seconds_each:.1f} s each, {_minutes(phase.seconds)}"
         )
-    observer.message(f"in all about {_minutes(total)}; the search stops at {_minutes(timeout)}, the rest follows it")
+    total = _minutes(sum(phase.seconds for phase in phases))
+    observer.message(f"in all about {total}; the search stops at {_minutes(timeout)}, confirmation follows it")
+    observer.planned(phases)
     complete = False
     try:
         direct_search(SearchPlan(space, budgets, trials, question.seed, timeout), measurer, observer)
@@ -241,18 +244,21 @@ class _Logged:
         self.log.info(text)
         self.inner.message(text)
 
-    def phase(self, name: str, trainings: int, work: float) -> None:
+    def planned(self, phases: Sequence[Phase]) -> None:
+        self.inner.planned(phases)
+
+    def phase(self, name: str, trainings: int) -> None:
         self.log.info("%s begins: up to %d trainings", name, trainings)
-        self.inner.phase(name, trainings, work)
+        self.inner.phase(name, trainings)
 
     def begin(self, what: str) -> None:
         self.inner.begin(what)
 
-    def measured(self, measurement: Measurement, work: float, best: str) -> None:
+    def measured(self, measurement: Measurement, best: str) -> None:
         m = measurement
         self.log.info(
             "trial %d %s %s %s seed %d: %s, accuracy %.4f, loss %.4f, %.1f s %s",
             *(m.number, m.phase, m.kind, m.label, m.seed, m.state, m.val_accuracy, m.val_loss, m.train_seconds),
             m.reason,
         )
-        self.inner.measured(measurement, work, best)
+        self.inner.measured(measurement, best)

@@ -14,6 +14,7 @@ import torch
 from flexor_search import __version__
 from flexor_search.errors import UsageError, nearest
 from flexor_search.planning import (
+    KEPT,
     Budget,
     Recipe,
     SearchSpace,
@@ -22,7 +23,7 @@ from flexor_search.planning import (
     make_space,
     read_space_file,
 )
-from flexor_search.planning.allocation import layer_payload_bits
+from flexor_search.planning.allocation import weight_bits
 from flexor_search.planning.file_layout import FORMAT_VERSION
 from flexor_search.planning.space import Variable
 from flexor_search.quantization import describe
@@ -146,18 +147,11 @@ def plan_tables(*, budget: str, workload: str, model: str, data: str, space: str
     found = planned.space
     variable_of = {name: variable for variable in found.variables for name in variable.layers}
     reasons = dict(found.kept_reasons)
-    kept_bytes = 2 if found.kept_dtype == "float16" else 4
     rows = []
     for layer in found.model.layers:
         variable = variable_of.get(layer.name)
-        if variable is None:
-            least = most = layer.n_weights * kept_bytes
-        else:
-            costs = [
-                layer.n_weights * kept_bytes if spec.is_kept else layer_payload_bits(layer.n_weights, spec) // 8
-                for spec in variable.menu
-            ]
-            least, most = costs[0], costs[-1]
+        menu = variable.menu if variable else (KEPT,)
+        costs = [weight_bits(layer, spec, found.kept_dtype) // 8 for spec in menu]
         rows.append(
             {
                 "layer": layer.name or "(model)",
@@ -165,8 +159,8 @@ def plan_tables(*, budget: str, workload: str, model: str, data: str, space: str
                 "shape": "x".join(map(str, layer.weight_shape)),
                 "weights": layer.n_weights,
                 "may_take": _menu_text(variable) if variable else f"kept ({reasons.get(layer.name, '')})",
-                "least_bytes": least,
-                "most_bytes": most,
+                "least_bytes": min(costs),
+                "most_bytes": max(costs),
                 "folds": layer.folded_norm,
             }
         )

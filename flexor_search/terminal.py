@@ -1,83 +1,75 @@
 """What the terminal shows: live progress on stderr, tables on stdout. Everything here is rich; nothing is decided."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
     from flexor_search.runs import Measurement, Run
+    from flexor_search.tuning import Phase
 
 
 class LiveObserver:
-    """Shows what is measured, how far the phase is, the best so far and the time left."""
+    """Shows what is measured, how far the run is, the best so far and the time left."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self._console, self._progress = console, progress
+        self._phases: dict[str, Phase] = {}
         self._task: Any = None
-        self._done = self._trainings = 0
-        self._live = console.is_terminal
+        self._name, self._done, self._trainings = "", 0, 0
 
     def message(self, text: str) -> None:
         """A line above the bar."""
         self._console.print(escape(text), highlight=False, soft_wrap=True)
 
-    def phase(self, name: str, trainings: int, work: float) -> None:
-        """A new bar."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-        self._done, self._trainings = 0, trainings
-        self._task = self._progress.add_task(name, total=trainings, what="", best="")
+    def planned(self, phases: "Sequence[Phase]") -> None:
+        """The bar's length is the planned time of all phases, so that its estimate is of the whole run."""
+        self._phases = {phase.name: phase for phase in phases}
+        total = sum(phase.seconds for phase in phases)
+        self._task = self._progress.add_task("", total=total, what="", best="", count="")
+
+    def phase(self, name: str, trainings: int) -> None:
+        """The bar moves to where the phase begins, however short the one before was."""
+        earlier = list(self._phases)[: list(self._phases).index(name)]
+        begun = sum(self._phases[before].seconds for before in earlier)
+        self._name, self._done, self._trainings = name, 0, trainings
+        self._progress.update(self._task, completed=begun, description=name, count=f"0/{trainings}")
 
     def begin(self, what: str) -> None:
         """Names what is being measured."""
         self._progress.update(self._task, what=escape(what))
 
-    def measured(self, measurement: "Measurement", work: float, best: str) -> None:
+    def measured(self, measurement: "Measurement", best: str) -> None:
         """Moves the bar; without a terminal a line takes its place."""
         self._done += 1
-        self._progress.update(self._task, advance=1, best=escape(f"best {best}" if best else ""))
-        if not self._live:
+        count = f"{self._done}/{self._trainings}"
+        best_text = escape(f"best {best}" if best else "")
+        self._progress.update(self._task, advance=self._phases[self._name].seconds_each, best=best_text, count=count)
+        if not self._console.is_terminal:
             m = measurement
             outcome = f"{100 * m.val_accuracy:.2f} %" if m.state == "done" else f"{m.state} ({m.reason})"
-            self.message(
-                f"{m.phase} {self._done}/{self._trainings}: {m.kind} {m.label} ({m.bits_per_weight:g} bpw): {outcome}"
-            )
-
-
-class _Quiet:
-    def message(self, text: str) -> None:
-        """Nothing."""
-
-    def phase(self, name: str, trainings: int, work: float) -> None:
-        """Nothing."""
-
-    def begin(self, what: str) -> None:
-        """Nothing."""
-
-    def measured(self, measurement: "Measurement", work: float, best: str) -> None:
-        """Nothing."""
+            self.message(f"{m.phase} {count}: {m.kind} {m.label} ({m.bits_per_weight:g} bpw): {outcome}")
 
 
 @contextmanager
-def watching(quiet: bool) -> Iterator[LiveObserver | _Quiet]:
-    """An observer that draws on stderr while the block runs; a quiet one draws nothing."""
+def watching(quiet: bool) -> Iterator["LiveObserver | None"]:
+    """An observer that draws on stderr while the block runs; None if nothing is to be drawn."""
     if quiet:
-        yield _Quiet()
+        yield None
         return
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=18),
-        MofNCompleteColumn(),
+        TextColumn("{task.description} {task.fields[count]}"),
+        BarColumn(bar_width=16),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
+        TimeRemainingColumn(),
         TextColumn("[bold]{task.fields[best]}"),
         TextColumn("[dim]{task.fields[what]}"),
     )

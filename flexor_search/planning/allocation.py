@@ -25,6 +25,13 @@ def layer_payload_bits(n_weights: int, spec: LayerSpec) -> int:
     return sum(spec.ranks) * 8 * plane_bytes(slices_of(n_weights, spec)) if spec.codes else 0
 
 
+def weight_bits(layer: LayerShape, spec: LayerSpec, kept_dtype: str) -> int:
+    """Stored bits of a layer's weights, encrypted or kept."""
+    if spec.is_kept:
+        return 8 * KEPT_DTYPE_BYTES[kept_dtype] * layer.n_weights
+    return layer_payload_bits(layer.n_weights, spec)
+
+
 @dataclass(frozen=True)
 class Allocation:
     """Every layer of a model with its LayerSpec.
@@ -91,11 +98,7 @@ class Allocation:
     @property
     def weight_bits(self) -> int:
         """Stored weight bits of the searched layers: their payload, and the kept dtype's bits for those kept."""
-        kept_bits = 8 * KEPT_DTYPE_BYTES[self.kept_dtype]
-        return sum(
-            kept_bits * layer.n_weights if spec.is_kept else layer_payload_bits(layer.n_weights, spec)
-            for layer, spec in self._searched()
-        )
+        return sum(weight_bits(layer, spec, self.kept_dtype) for layer, spec in self._searched())
 
     @property
     def bits_per_weight(self) -> float:

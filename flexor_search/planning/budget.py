@@ -54,7 +54,10 @@ class Budget:
     @classmethod
     def parse_list(cls, text: str) -> tuple["Budget", ...]:
         """Read a comma-separated list, each budget once, in the order given."""
-        return tuple(dict.fromkeys(cls.parse(part) for part in text.split(",")))
+        found: dict[tuple[str, float], Budget] = {}
+        for budget in map(cls.parse, text.split(",")):
+            found.setdefault((budget.kind, budget.value), budget)
+        return tuple(found.values())
 
     def size_of(self, allocation: Allocation, model_name: str = "") -> float:
         """The allocation's size in this budget's unit."""
@@ -84,6 +87,8 @@ class Budget:
 
     def scaled(self, factor: float) -> "Budget":
         """A smaller or larger budget of the same kind, for the ladder of sizes below the one asked for."""
-        value = round(self.value * factor, 4) if self.kind != "bytes" else float(int(self.value * factor))
-        unit = {"bpw": "bpw", "bytes": "B", "ratio": "x"}[self.kind]
-        return Budget(f"{value:g}{unit}" if self.kind != "bytes" else f"{int(value)}B", self.kind, value)
+        if self.kind == "bytes":
+            value = float(int(self.value * factor))
+            return Budget(f"{int(value)}B", self.kind, value)
+        value = float(f"{self.value * factor:.3g}")
+        return Budget(f"{value:g}{'bpw' if self.kind == 'bpw' else 'x'}", self.kind, value)

@@ -10,13 +10,15 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
     """Indices of the points that no other point dominates, by ascending size.
 
     A point dominates another if it is at least as small and at least as accurate, and better in one of the two.
-    Of equal points the first is taken.
+    Of equal points the first is taken; points whose accuracy is not a number are left out.
 
     Example:
         >>> pareto_front([(2.0, 0.8), (1.0, 0.7), (3.0, 0.75), (2.0, 0.8)])
         [1, 0]
     """
-    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
+    order = sorted(
+        (i for i, point in enumerate(points) if point[1] == point[1]), key=lambda i: (points[i][0], -points[i][1], i)
+    )
     front: list[int] = []
     for i in order:
         if not front or points[i][1] > points[front[-1]][1]:

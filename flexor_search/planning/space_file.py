@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexor_search.codes import XorCode
 from flexor_search.errors import ModelError, UsageError, nearest
+from flexor_search.planning.allocation import weight_bits
 from flexor_search.planning.layer_spec import KEPT, LayerSpec
 from flexor_search.planning.model_shape import LayerShape, ModelShape
 from flexor_search.planning.space import SearchSpace, Variable, spec_rate
@@ -64,7 +65,7 @@ class SpaceFile(_Table):
     Attributes:
         kept_dtype: dtype of scales and kept tensors.
         keep: patterns of layers kept in full precision; absent: the first layer and the last Linear, unless one holds
-            more than a quarter of the weights; empty: none.
+            more than a quarter of the weights or has a [[layer]] menu of its own; empty: none.
         default: the menu of every layer.
         layer: menus of layers by pattern.
         tie: ties between layers.
@@ -135,7 +136,7 @@ def make_space(model: ModelShape, space: SpaceFile | None = None, model_name: st
             "FleXOR needs at least one"
         )
     space = space or SpaceFile()
-    reasons = _kept_layers(model, space.keep)
+    reasons = _kept_layers(model, space)
     menus: dict[str, tuple[LayerSpec, ...]] = {}
     for layer in model.layers:
         if layer.name not in reasons:
@@ -148,20 +149,33 @@ def make_space(model: ModelShape, space: SpaceFile | None = None, model_name: st
     for table in space.layer:
         _matching(model, table.match)
     groups = _tied_groups(model, space.tie, menus)
-    variables = tuple(Variable(names, menus[names[0]]) for names in groups)
+    variables = tuple(
+        Variable(names, _by_size(menus[names[0]], [model.by_name[name] for name in names], space.kept_dtype))
+        for names in groups
+    )
     return SearchSpace(model, variables, space.kept_dtype, model_name, tuple(reasons.items()))
 
 
-def _kept_layers(model: ModelShape, keep: list[str] | None) -> dict[str, str]:
-    """Layers that are not searched, and why."""
-    if keep is not None:
-        return {layer.name: f"keep = {pattern!r}" for pattern in keep for layer in _matching(model, pattern)}
+def _by_size(menu: tuple[LayerSpec, ...], layers: list[LayerShape], kept_dtype: str) -> tuple[LayerSpec, ...]:
+    """The menu by what it costs these very layers, padding and all; at equal cost the higher nominal rate is later."""
+    return tuple(
+        sorted(
+            menu, key=lambda spec: (sum(weight_bits(layer, spec, kept_dtype) for layer in layers), spec.nominal_rate)
+        )
+    )
+
+
+def _kept_layers(model: ModelShape, space: SpaceFile) -> dict[str, str]:
+    """Layers that are not searched, and why. A menu of its own takes a layer out of the default rule."""
+    if space.keep is not None:
+        return {layer.name: f"keep = {pattern!r}" for pattern in space.keep for layer in _matching(model, pattern)}
     linears = [layer for layer in model.layers if layer.kind == "Linear"]
     candidates = {model.layers[0].name: "first layer"} | ({linears[-1].name: "last Linear"} if linears else {})
     small = {
         name: reason
         for name, reason in candidates.items()
         if model.by_name[name].n_weights <= KEEP_LIMIT * model.n_weights
+        and not any(fnmatch.fnmatchcase(name, table.match) for table in space.layer)
     }
     return small if len(small) < len(model.layers) else {}
 

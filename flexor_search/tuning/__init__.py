@@ -12,9 +12,9 @@ from flexor_search.tuning.confirm import (
 )
 from flexor_search.tuning.direct import SearchPlan, search
 from flexor_search.tuning.measurer import Candidate, Measurer
-from flexor_search.tuning.observer import Observer, Silent
+from flexor_search.tuning.observer import Observer, Phase, Silent
 from flexor_search.tuning.summary import ship, summarize
-from flexor_search.tuning.time_plan import Phase, time_plan
+from flexor_search.tuning.time_plan import time_plan
 
 __all__ = [
     "FINALISTS",

@@ -55,14 +55,13 @@ def confirm(
             candidates.setdefault(candidate.allocation.digest, candidate)
     full = Candidate(full_precision(space.model), "full precision")
     everything = [*candidates.values(), full]
-    trainings = len(everything) * len(seeds)
-    observer.phase("confirm", trainings, trainings * measurer.work(CONFIRM))
+    observer.phase(CONFIRM, len(everything) * len(seeds))
     for candidate in everything:
         for seed in seeds:
             bits = f"{candidate.allocation.bits_per_weight:g} bits per weight"
             observer.begin(f"{candidate.kind} at {bits}, seed {seed}")
             found = measurer.measure(candidate, CONFIRM, seed)
-            observer.measured(found, measurer.work(CONFIRM), best_confirmed(space, budgets[0], measurer.run))
+            observer.measured(found, best_confirmed(space, budgets[0], measurer.run))
 
 
 @dataclass(frozen=True)

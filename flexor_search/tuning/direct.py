@@ -84,7 +84,7 @@ def search(plan: SearchPlan, measurer: Measurer, observer: Observer) -> None:
     started = time.monotonic()
     record = StudyRecord(measurer.run, plan.space)
     done: dict[str, Measurement] = {}
-    observer.phase("search", plan.trials, plan.trials * measurer.work(SEARCH))
+    observer.phase(SEARCH, plan.trials)
 
     def measure(candidate: Candidate, may_stop: bool) -> None:
         known = measurer.known(candidate, SEARCH, plan.seed)
@@ -95,7 +95,7 @@ def search(plan: SearchPlan, measurer: Measurer, observer: Observer) -> None:
         done[found.digest] = found
         if known is None:
             record.add(found)
-        observer.measured(found, measurer.work(SEARCH), best_so_far(plan.budgets[0], plan.space, done.values()))
+        observer.measured(found, best_so_far(plan.budgets[0], plan.space, list(done.values())))
 
     def time_is_up() -> bool:
         return bool(done) and time.monotonic() - started > plan.timeout_seconds
@@ -159,11 +159,11 @@ def gains_over_uniform(done: Sequence[Measurement]) -> dict[str, float]:
     return {m.digest: gains.get(m.digest, worst) for m in done}
 
 
-def best_so_far(budget: Budget, space: SearchSpace, done: "Sequence[Measurement] | object") -> str:
+def best_so_far(budget: Budget, space: SearchSpace, done: Sequence[Measurement]) -> str:
     """The most accurate finished trial that fits a budget, in words."""
     fitting = [
         m
-        for m in done  # type: ignore[attr-defined]
+        for m in done
         if m.state == DONE
         and budget.fits(Allocation.from_json(space.model, json.loads(m.allocation)), space.model_name)
     ]

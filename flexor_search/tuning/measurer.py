@@ -55,11 +55,6 @@ class Measurer:
     model_name: str
     device: str
 
-    def work(self, phase: str) -> float:
-        """Images that a whole training of this phase trains on."""
-        recipe, data = self._at_fidelity(phase)
-        return float(recipe.epochs * len(data.train))
-
     def known(self, candidate: Candidate, phase: str, seed: int) -> Measurement | None:
         """The measurement, if it was made before; one whose packed file was lost is made again."""
         found = self.run.find((candidate.allocation.digest, phase, seed))

@@ -1,39 +1,16 @@
 """How long a run will take, measured before it starts on a few steps of the real training."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from flexor_search.planning import Allocation
 from flexor_search.quantization import quantize_
 from flexor_search.runs import CONFIRM, SEARCH
 from flexor_search.training import seeded, train
 from flexor_search.tuning.measurer import Measurer
+from flexor_search.tuning.observer import Phase
 
 _STEPS = 6
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of the plan.
-
-    Attributes:
-        name: "search" or "confirm".
-        trainings: how many.
-        images: training images an epoch.
-        epochs: of one training.
-        seconds_each: estimated.
-    """
-
-    name: str
-    trainings: int
-    images: int
-    epochs: int
-    seconds_each: float
-
-    @property
-    def seconds(self) -> float:
-        """Estimated time of the phase."""
-        return self.trainings * self.seconds_each
 
 
 def time_plan(measurer: Measurer, allocation: Allocation, trials: int, confirmations: int) -> tuple[Phase, ...]:

@@ -1,0 +1,118 @@
+"""evaluate against numpy, and the checks made before any training."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flexor_search.errors import DataError, ModelError
+from flexor_search.planning import Recipe
+from flexor_search.training import check_fits, evaluate, resolve_precision
+from flexor_search.workloads import Data, Split
+
+from .models import digits, small_net
+
+
+def test_accuracy_and_cross_entropy_over_several_batches():
+    torch.manual_seed(0)
+    split = digits().train  # 1,097 images: more than one evaluation batch
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+    score = evaluate(model, split)
+    pixels = (split.images.double().numpy() / 255 - split.mean) / split.std
+    weight, bias = (parameter.detach().double().numpy() for parameter in model[2].parameters())
+    logits = pixels.reshape(len(split), -1) @ weight.T + bias
+    labels = split.labels.numpy()
+    log_likelihood = logits[np.arange(len(split)), labels] - np.log(np.exp(logits).sum(1))
+    assert score.accuracy == (logits.argmax(1) == labels).mean()
+    assert score.loss == pytest.approx(-log_likelihood.mean(), rel=1e-5)
+    assert not model.training
+
+
+@pytest.mark.parametrize("recipe", [Recipe(precision="bfloat16"), Recipe(channels_last=True)])
+def test_the_recipes_precision_and_memory_format_change_little(recipe):
+    torch.manual_seed(0)
+    model, split = small_net(), digits().validation
+    exact, found = evaluate(model, split), evaluate(model, split, recipe=recipe)
+    assert found.loss == pytest.approx(exact.loss, rel=0.02)
+    assert (found.loss != exact.loss) or recipe.precision == "float32"
+
+
+def test_resolve_precision():
+    assert resolve_precision("float32", "cuda") == "float32"
+    assert resolve_precision("bfloat16", "cpu") == "bfloat16"
+    assert resolve_precision("auto", "cpu") in ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "wanted"), [({}, "float32"), ({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16")]
+)
+def test_auto_is_bfloat16_where_the_processor_computes_in_it(capabilities, wanted, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert resolve_precision("auto", "cpu") == wanted
+
+
+def data_of(images, labels):
+    split = Split("train", images, torch.tensor(labels))
+    return Data(split, split, split)
+
+
+class Gives(nn.Module):
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, x):
+        return self.output(x)
+
+
+FITTING = data_of(torch.zeros(3, 1, 8, 8), [0, 9, 1])
+
+
+def test_data_that_fit_pass_and_the_model_is_unchanged():
+    model = small_net()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    check_fits(model, FITTING)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(3, 3, 8, 8), [0, 1, 2], r"shape \(3, 8, 8\) do not go through the model"),
+        (torch.zeros(3, 1, 9, 9), [0, 1, 2], r"shape \(1, 9, 9\) do not go through the model"),
+        (torch.zeros(3, 1, 8, 8), [0, 1, 10], "label 10 is out of range: the model has 10 outputs"),
+    ],
+)
+def test_data_that_do_not_fit(images, labels, message):
+    with pytest.raises(DataError, match=message) as caught:
+        check_fits(small_net(), data_of(images, labels))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_past_the_outputs_in_any_split_is_found():
+    fine, wrong = FITTING.train, Split("test", torch.zeros(1, 1, 8, 8), torch.tensor([12]))
+    with pytest.raises(DataError, match="label 12"):
+        check_fits(small_net(), Data(fine, fine, wrong))
+
+
+def test_an_error_without_words_is_named_by_its_kind():
+    def fails(x):
+        raise ZeroDivisionError
+
+    with pytest.raises(DataError, match="ZeroDivisionError"):
+        check_fits(Gives(fails), FITTING)
+
+
+@pytest.mark.parametrize(
+    ("output", "got"),
+    [
+        (lambda x: (x.flatten(1), x), "tuple"),
+        (lambda x: {"logits": x.flatten(1)}, "dict"),
+        (lambda x: x, r"\(2, 1, 8, 8\)"),
+        (lambda x: x.flatten(), r"\(128,\)"),
+        (lambda x: x.flatten(1)[:1], r"\(1, 64\)"),
+    ],
+)
+def test_an_output_that_is_not_logits(output, got):
+    with pytest.raises(ModelError, match=f"logits of shape .*got {got} for 2 images"):
+        check_fits(Gives(output), FITTING)
