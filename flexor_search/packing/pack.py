@@ -100,12 +100,13 @@ def unpack_into(packed: PackedModel, model: nn.Module) -> nn.Module:
         for name in (layer.tensor_name("weight"), *layer.tied_to):
             path, _, attribute = name.rpartition(".")
             setattr(modules[path], attribute, weight)
-        if layer.stores_bias:
+        if layer.folded_norm:
             bias = torch.from_numpy(tensors.pop(layer.tensor_name("bias")))
             modules[layer.name].register_parameter("bias", nn.Parameter(bias, requires_grad=False))
-        if layer.folded_norm:
             path, _, attribute = layer.folded_norm.rpartition(".")
             setattr(modules[path], attribute, nn.Identity())
+        elif layer.has_bias:  # in place: other modules may share it
+            modules[layer.name].bias.data = torch.from_numpy(tensors.pop(layer.tensor_name("bias")))
     state = model.state_dict()
     with torch.no_grad():
         for name, value in tensors.items():

@@ -101,13 +101,15 @@ def _decoders_agree(packed: PackedModel, checks: Checks) -> None:
 
 def _signs_equal(trained: nn.Module, found: PackedModel, checks: Checks) -> None:
     weights, total = flexor_weights(trained), 0
+    if {layer.name for layer in found.layers} != set(weights):
+        raise VerificationError("verify: failed: the file's layers are not the trained ones")
     for layer in found.layers:
         encrypted = trained.get_submodule(layer.name).parametrizations.weight.original0  # type: ignore[union-attr]
         bits = weights[layer.name].weight_bits(encrypted.detach()).cpu().numpy()  # type: ignore[arg-type]
         if not np.array_equal(bits, layer.weight_bits("reference")):
             raise VerificationError(f"verify: failed: decoded signs of layer {layer.name} are not the trained ones")
         total += bits.size
-    checks.add(len(found.layers) == len(weights), f"all {total} decoded signs equal the trained ones bit for bit")
+    checks.add(True, f"all {total} decoded signs equal the trained ones bit for bit")
 
 
 @torch.no_grad()

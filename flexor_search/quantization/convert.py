@@ -5,7 +5,7 @@ from torch.nn.utils import parametrize
 
 from flexor_search.errors import ModelError
 from flexor_search.planning import Allocation, LayerShape
-from flexor_search.quantization.describe import batch_norm_folds, describe
+from flexor_search.quantization.describe import QUANTIZABLE, batch_norm_folds, describe
 from flexor_search.quantization.flexor_weight import FlexorWeight
 
 
@@ -59,13 +59,13 @@ def quantize_(
 
 
 def flexor_weights(model: nn.Module) -> dict[str, FlexorWeight]:
-    """The quantized layers of a model: name -> its FlexorWeight; shared weights once.
+    """The quantized layers of a model, by the names that `describe` gave them; shared weights once.
 
     Its encrypted weights and scales are `module.parametrizations.weight.original0` and `.original1`.
     """
     found: dict[int, tuple[str, FlexorWeight]] = {}
     for name, module in model.named_modules():
-        if parametrize.is_parametrized(module, "weight"):
+        if isinstance(module, QUANTIZABLE) and parametrize.is_parametrized(module, "weight"):
             weight = module.parametrizations.weight[0]  # type: ignore[union-attr, index]
             if isinstance(weight, FlexorWeight):
                 found.setdefault(id(weight), (name, weight))

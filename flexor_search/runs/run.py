@@ -38,8 +38,8 @@ class Run:
 
     def __init__(self, folder: Path, question: dict[str, Any], fingerprint: dict[str, str]) -> None:
         self.folder, self.question, self.fingerprint = folder, question, fingerprint
-        self._measurements = self._read_measurements()
         self._lock: io.TextIOWrapper | None = None
+        self._measurements = self._read_measurements()
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
@@ -54,16 +54,20 @@ class Run:
             raise RunError(f"{folder} is not a run folder: it holds no run.toml; name the folder given as --out")
         try:
             body = tomllib.loads(path.read_text(encoding="utf-8"))
-            return cls(folder, body["question"], body["fingerprint"])
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
+            question, fingerprint = body["question"], body["fingerprint"]
+            if not isinstance(question, dict) or not isinstance(fingerprint, dict):
+                raise ValueError("question and fingerprint must be tables")
+        except (OSError, ValueError, KeyError) as error:  # TOML and unicode errors are ValueErrors
             raise RunError(f"{path} is damaged: {error}; start a new run with another --out") from error
+        return cls(folder, question, fingerprint)
 
     @classmethod
     def start(cls, folder: str | Path, question: dict[str, Any], fingerprint: dict[str, str]) -> "Run":
         """Open the folder for this question, creating it if need be.
 
         Raises:
-            RunError: it belongs to another question (what differs is named), or it cannot be written.
+            RunError: it belongs to another question (what differs is named), another process is at work in it, or it
+                cannot be written.
         """
         folder = Path(folder)
         if (folder / "run.toml").exists():
@@ -83,9 +87,13 @@ class Run:
         except OSError as error:
             raise write_error(folder, error) from error
         run = cls(folder, question, fingerprint)
-        write_atomically(
-            folder / "run.toml", tomli_w.dumps({"question": question, "fingerprint": fingerprint}).encode()
-        )
+        run.lock()  # a run that another process is at work in must not get this question
+        try:
+            write_atomically(
+                folder / "run.toml", tomli_w.dumps({"question": question, "fingerprint": fingerprint}).encode()
+            )
+        finally:
+            run.unlock()
         return run
 
     def lock(self) -> None:
@@ -97,11 +105,12 @@ class Run:
         try:
             self._lock = (self.folder / ".lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"{self.folder} is in use by another process; wait for it or choose another --out"
-            ) from error
         except OSError as error:
+            self.unlock()
+            if isinstance(error, BlockingIOError):
+                raise RunError(
+                    f"{self.folder} is in use by another process; wait for it or choose another --out"
+                ) from error
             raise write_error(self.folder, error) from error
 
     def unlock(self) -> None:
@@ -143,8 +152,8 @@ class Run:
         self._measurements.append(measurement)
 
     def find(self, key: tuple[str, str, int]) -> Measurement | None:
-        """The measurement of this allocation, phase and seed, if it was made."""
-        return next((m for m in self._measurements if m.key == key), None)
+        """The measurement of this allocation, phase and seed, if it was made; the last, if it was made again."""
+        return next((m for m in reversed(self._measurements) if m.key == key), None)
 
     def trained_path(self, number: int) -> Path:
         """Where the packed model of a measurement lies."""
@@ -173,16 +182,36 @@ class Run:
         path = self.folder / "measurements.csv"
         if not path.exists():
             return []
-        raw = path.read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1]
-        if whole != raw:
-            write_atomically(path, whole)
-        if not whole:
-            path.unlink()
-            return []
         try:
-            reader = csv.DictReader(io.StringIO(whole.decode()))
+            raw = path.read_bytes()
+            whole = _whole_lines(raw)
+            csv.field_size_limit(max(csv.field_size_limit(), len(raw)))
+            reader = csv.DictReader(io.StringIO(whole.decode(), newline=""), strict=True)
             found = [Measurement.from_row(row) for row in reader]
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise RunError(f"{path} is damaged: {error}; start a new run with another --out") from error
+        if whole != raw:
+            self._heal(path, whole)
         return found
+
+    def _heal(self, path: Path, whole: bytes) -> None:
+        """Cut a torn last line off, unless a process is at work that may be writing it right now."""
+        try:
+            self.lock()
+        except RunError:
+            return
+        try:
+            if whole:
+                write_atomically(path, whole)
+            else:
+                path.unlink()
+        finally:
+            self.unlock()
+
+
+def _whole_lines(raw: bytes) -> bytes:
+    """All up to the last line break that ends a line, not one inside quotes."""
+    end = raw.rfind(b"\n") + 1
+    while raw.count(b'"', 0, end) % 2:
+        end = raw.rfind(b"\n", 0, end - 1) + 1
+    return raw[:end]

@@ -93,12 +93,13 @@ class Data:
 def user_data(parts: Any, seed: int = 0) -> Data:
     """Data from what a user's `loaders()` returns.
 
-    Each part is read once, from beginning to end, into memory: random augmentation inside a Dataset is frozen.
+    Each part is read once, from beginning to end, into memory: random augmentation inside a Dataset is frozen. torch's
+    generator is seeded meanwhile, so that a DataLoader that shuffles gives the same order every time.
 
     Args:
         parts: (train, validation, test) or (train, test), each a torch Dataset or DataLoader of (float input, int
             label); with two parts validation is a seeded tenth of train.
-        seed: of that choice.
+        seed: of that choice, and of loaders that shuffle.
 
     Raises:
         DataError: another kind of object, items that are not pairs, unequal shapes, or one of Split's.
@@ -109,7 +110,9 @@ def user_data(parts: Any, seed: int = 0) -> Data:
             f"of (float input, int label); got {type(parts).__name__}"
         )
     names = ("train", "validation", "test") if len(parts) == 3 else ("train", "test")
-    splits = {name: _read(name, part) for name, part in zip(names, parts, strict=True)}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        splits = {name: _read(name, part) for name, part in zip(names, parts, strict=True)}
     if "validation" not in splits:
         whole = splits["train"]
         count = max(1, len(whole) // VALIDATION_SHARE)

@@ -79,7 +79,7 @@ def test_data_that_fit_pass_and_the_model_is_unchanged():
     ("images", "labels", "message"),
     [
         (torch.zeros(3, 3, 8, 8), [0, 1, 2], r"shape \(3, 8, 8\) do not go through the model"),
-        (torch.zeros(3, 1, 9, 9), [0, 1, 2], r"shape \(1, 9, 9\) do not go through the model"),
+        (torch.zeros(3, 1, 12, 12), [0, 1, 2], r"shape \(1, 12, 12\) do not go through the model"),
         (torch.zeros(3, 1, 8, 8), [0, 1, 10], "label 10 is out of range: the model has 10 outputs"),
     ],
 )

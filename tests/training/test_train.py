@@ -103,9 +103,10 @@ class NotANumber(nn.Linear):
 
 @pytest.mark.parametrize(("in_training", "message"), [(True, "in epoch 1, step 1"), (False, "validation loss is nan")])
 def test_a_loss_that_is_no_number_is_an_error(in_training, message):
+    model = NotANumber(in_training)
     before = torch.get_rng_state()
     with pytest.raises(TrainingError, match=message):
-        train(NotANumber(in_training), one_point(), RECIPE, seed=0)
+        train(model, one_point(), RECIPE, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
 
 

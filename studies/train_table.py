@@ -1,0 +1,100 @@
+"""What the studies' scripts share: train given allocations with given seeds, resumably, into one CSV file.
+
+The test set is read once for each finished training, from the trained model, after its validation score is fixed.
+"""
+
+import csv
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before torch loads OpenMP
+
+import torch
+
+from flexor_search.planning import Allocation, Recipe
+from flexor_search.quantization import quantize_
+from flexor_search.training import evaluate, resolve_precision, seeded, train
+from flexor_search.workloads import Data, Workload
+
+COLUMNS = ("name", "seed", "label", "bits_per_weight", "val_accuracy", "test_accuracy", "train_seconds")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a name for the table, what to train, and its seed."""
+
+    name: str
+    allocation: Allocation
+    seed: int
+
+
+def train_table(path: Path, jobs: Sequence[Job], task: Workload, data: Data) -> list[dict[str, str]]:
+    """Train the jobs whose (name, seed) the file does not hold yet; a line is on disk as soon as it is known."""
+    recipe = replace(task.recipe, precision=resolve_precision(task.recipe.precision, "cpu"))
+    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    done = {(row["name"], int(row["seed"])) for row in rows}
+    for job in jobs:
+        if (job.name, job.seed) in done:
+            continue
+        with seeded(job.seed):
+            model = quantize_(task.build(), job.allocation)
+        result = train(model, data, recipe, seed=job.seed)
+        test = evaluate(model, data.test, recipe=Recipe())
+        row = {
+            "name": job.name,
+            "seed": str(job.seed),
+            "label": job.allocation.label,
+            "bits_per_weight": f"{job.allocation.bits_per_weight:g}",
+            "val_accuracy": f"{result.validation.accuracy:.4f}",
+            "test_accuracy": f"{test.accuracy:.4f}",
+            "train_seconds": f"{result.train_seconds:.1f}",
+        }
+        rows.append(row)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        print(*row.values(), flush=True)
+    return rows
+
+
+def use_threads(threads: int) -> None:
+    """Train with so many processor threads."""
+    torch.set_num_threads(threads)
+
+
+def points(rows: Sequence[dict[str, str]], name: str, column: str) -> list[float]:
+    """Accuracies of one name, in percent, by seed."""
+    same = sorted((row for row in rows if row["name"] == name), key=lambda row: int(row["seed"]))
+    return [100 * float(row[column]) for row in same]
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.fmean(values), error
+
+
+def print_table(rows: Sequence[dict[str, str]]) -> None:
+    """Mean and standard error of each name, validation and test."""
+    print(f"{torch.__version__=}, {torch.get_num_threads()} threads")
+    for name in dict.fromkeys(row["name"] for row in rows):
+        bits = next(row["bits_per_weight"] for row in rows if row["name"] == name)
+        columns = [mean_and_error(points(rows, name, column)) for column in ("val_accuracy", "test_accuracy")]
+        (val, val_error), (test, test_error) = columns
+        seeds = len(points(rows, name, "val_accuracy"))
+        print(
+            f"{name:<18} {bits:>6} bpw  validation {val:.2f} +- {val_error:.2f}  test {test:.2f} +- {test_error:.2f}  "
+            f"({seeds} seeds, +- standard error)"
+        )
+
+
+def print_difference(rows: Sequence[dict[str, str]], ours: str, theirs: str) -> None:
+    """Difference of the means with its standard error, validation and test."""
+    for column in ("val_accuracy", "test_accuracy"):
+        (a, a_error), (b, b_error) = (mean_and_error(points(rows, name, column)) for name in (ours, theirs))
+        print(f"{ours} - {theirs}, {column}: {a - b:+.2f} +- {math.hypot(a_error, b_error):.2f} points")
