@@ -66,8 +66,8 @@ def pareto(points: pd.DataFrame, front: pd.DataFrame, budgets: list[dict[str, An
         figure.add_hline(
             100 * float(full["val_accuracy"].iloc[0]),
             line={"color": _INK, "dash": "dash", "width": 1},
-            annotation={"text": text, "font": {"color": _INK}, "xanchor": "right"},
-            annotation_position="top right",
+            annotation={"text": text, "font": {"color": _INK}, "xanchor": "left"},
+            annotation_position="top left",
         )
     for entry in budgets:
         if entry["budget"].endswith("bpw") and float(entry["budget"][:-3]) <= 2 * small["bits_per_weight"].max():
@@ -75,7 +75,9 @@ def pareto(points: pd.DataFrame, front: pd.DataFrame, budgets: list[dict[str, An
     low = max(small["val_accuracy"].quantile(0.1), small["val_accuracy"].max() - 0.2) if len(small) else 0.0
     top = max([*points["val_accuracy"], 0.01])
     margin = max(top - low, 0.005) * 0.15
-    figure.update_yaxes(title="validation accuracy, %", range=[100 * (low - margin), 100 * (top + 1.6 * margin)])
+    figure.update_yaxes(
+        title="validation accuracy, %", range=[100 * (low - margin), min(100 * (top + 1.6 * margin), 100.5)]
+    )
     figure.update_xaxes(title="stored bits per weight", rangemode="tozero")
     return _styled(figure, 460)
 
@@ -136,7 +138,7 @@ def gains(progress: pd.DataFrame) -> go.Figure:
         high = float(done["gain"].max())
         margin = max(high - low, 0.005) * 0.2
         figure.update_yaxes(range=[100 * (low - margin), 100 * (high + margin)])
-    figure.update_yaxes(title="points over uniform at equal bits")
+    figure.update_yaxes(title="points over uniform")
     figure.update_xaxes(title="training of the search")
     return _styled(figure, 320)
 

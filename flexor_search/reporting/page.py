@@ -22,7 +22,8 @@ main{max-width:1080px;margin:0 auto;padding:28px 20px 60px}h1{font-size:26px;mar
 margin:38px 0 8px}p{margin:4px 0;color:var(--soft);max-width:75ch}.cards{display:grid;gap:14px;margin:18px 0;
 grid-template-columns:repeat(auto-fit,minmax(250px,1fr))}.card{background:var(--card);border:1px solid var(--line);
 border-radius:10px;padding:16px 18px}.card b{display:block;font-size:30px;line-height:1.2}.card span{color:var(--soft)}
-.good{color:#1b8f4d}.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;
+.card .good{color:#1b8f4d}.scroll{overflow-x:auto}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;
 font-size:14px}th,td{padding:6px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th{color:var(--soft);font-weight:500}th.l,td.l{text-align:left}tr.chosen{font-weight:600}code{font:13px ui-monospace,
 monospace;overflow-wrap:anywhere}dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;margin:8px 0}
@@ -78,7 +79,9 @@ def page(run: Run) -> str:
         parts.append(_plot(figures.rates(tables.layer_rates(summary)), "rates"))
     progress = tables.progress(run)
     if progress["gain"].notna().any():
-        parts.append("<h2>How the search went</h2>")
+        parts.append(
+            "<h2>How the search went</h2><p>Accuracy of each training less the uniform curve's at equal bits.</p>"
+        )
         parts.append(_plot(figures.gains(progress), "progress"))
     parts += [_made(run), _measurements(run)]
     title = html.escape(f"flexor-search: {_subject(run)}")

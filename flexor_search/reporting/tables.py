@@ -72,7 +72,7 @@ def result_rows(summary: dict[str, Any] | None) -> list[dict[str, Any]]:
 
     Returns:
         Keys: budget, model, bits_per_weight, file_bytes, val_mean, val_std, test_mean, test_std, seeds, verified, and
-        for the chosen model `gain` over uniform in test accuracy with its standard error `gain_error` (None if unknown).
+        for the chosen model `gain` over uniform in test accuracy with standard error `gain_error` (None if unknown).
     """
     rows = []
     for entry in (summary or {}).get("budgets", []):

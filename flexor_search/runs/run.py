@@ -14,6 +14,7 @@ import io
 import json
 import os
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,11 @@ class Run:
     def __init__(self, folder: Path, question: dict[str, Any], fingerprint: dict[str, str]) -> None:
         self.folder, self.question, self.fingerprint = folder, question, fingerprint
         self._lock: io.TextIOWrapper | None = None
-        self._measurements = self._read_measurements()
+        self._measurements, torn = self._read_measurements()
+        if torn:
+            with suppress(RunError):  # in use: the process at work there may be writing that line right now
+                self.lock()
+                self.unlock()
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
@@ -99,8 +104,10 @@ class Run:
     def lock(self) -> None:
         """Hold the folder for this process until it ends; a dead process holds nothing.
 
+        What others measured in it until now is read, and a last line that a crash has torn is cut off.
+
         Raises:
-            RunError: another process is at work in it.
+            RunError: another process is at work in it, or it cannot be written.
         """
         try:
             self._lock = (self.folder / ".lock").open("w")
@@ -112,6 +119,13 @@ class Run:
                     f"{self.folder} is in use by another process; wait for it or choose another --out"
                 ) from error
             raise write_error(self.folder, error) from error
+        try:
+            self._measurements, torn = self._read_measurements()
+            if torn:
+                self._cut_torn_line()
+        except BaseException:
+            self.unlock()
+            raise
 
     def unlock(self) -> None:
         """Let others have the folder."""
@@ -177,36 +191,27 @@ class Run:
         """Write summary.json, whole or not at all."""
         write_json(self.folder / "summary.json", summary)
 
-    def _read_measurements(self) -> list[Measurement]:
-        """Read measurements.csv; a last line that was torn by a crash is dropped, on disk too."""
+    def _read_measurements(self) -> tuple[list[Measurement], bool]:
+        """Read measurements.csv, and tell whether its last line was torn by a crash; that line is left out."""
         path = self.folder / "measurements.csv"
         if not path.exists():
-            return []
+            return [], False
         try:
             raw = path.read_bytes()
             whole = _whole_lines(raw)
             csv.field_size_limit(max(csv.field_size_limit(), len(raw)))
             reader = csv.DictReader(io.StringIO(whole.decode(), newline=""), strict=True)
-            found = [Measurement.from_row(row) for row in reader]
+            return [Measurement.from_row(row) for row in reader], whole != raw
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise RunError(f"{path} is damaged: {error}; start a new run with another --out") from error
-        if whole != raw:
-            self._heal(path, whole)
-        return found
 
-    def _heal(self, path: Path, whole: bytes) -> None:
-        """Cut a torn last line off, unless a process is at work that may be writing it right now."""
-        try:
-            self.lock()
-        except RunError:
-            return
-        try:
-            if whole:
-                write_atomically(path, whole)
-            else:
-                path.unlink()
-        finally:
-            self.unlock()
+    def _cut_torn_line(self) -> None:
+        path = self.folder / "measurements.csv"
+        whole = _whole_lines(path.read_bytes())
+        if whole:
+            write_atomically(path, whole)
+        else:
+            path.unlink()
 
 
 def _whole_lines(raw: bytes) -> bytes:

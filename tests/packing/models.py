@@ -110,7 +110,9 @@ def layer_specs(draw):
         rows = draw(st.lists(st.sets(st.integers(0, 2), min_size=1), min_size=3, max_size=9))
         return LayerSpec.from_code(XorCode(3, tuple(tuple(sorted(row)) for row in rows)), n_planes)
     n_out = draw(st.sampled_from([1, 7, 8, 20]))
-    return LayerSpec(family, draw(st.integers(1, n_out)), n_out, n_planes, draw(st.integers(1, 3)), draw(st.integers(0, 5)))
+    return LayerSpec(
+        family, draw(st.integers(1, n_out)), n_out, n_planes, draw(st.integers(1, 3)), draw(st.integers(0, 5))
+    )
 
 
 def as_trained(model, seed):

@@ -140,7 +140,10 @@ LIES = {
         together(tensor("scales", lambda t: t.view(np.uint8)), tensor("kept", lambda t: t.view(np.uint8))),
         "float16 or float32, got",
     ),
-    "an unknown tensor": (lambda metadata, tensors: tensors.update(extra=np.zeros(3, np.uint8)), "unknown tensors: extra"),
+    "an unknown tensor": (
+        lambda metadata, tensors: tensors.update(extra=np.zeros(3, np.uint8)),
+        "unknown tensors: extra",
+    ),
     "kept shape huge": (table("kept", [10**18], 0, 1), "'kept' is too short"),
     "kept shape empty but huge": (table("kept", [0, 10**30], 0, 1), "does not describe|longer"),
     "kept shape of 99 axes": (table("kept", [4] + [1] * 99, 0, 1), "does not describe"),

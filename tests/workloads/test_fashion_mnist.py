@@ -116,7 +116,9 @@ def test_a_damaged_file_is_named(tmp_path, what):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("change", [lambda raw: raw[:-20], lambda raw: raw[:40] + b"\xff" * 9 + raw[49:], lambda raw: b"no"])
+@pytest.mark.parametrize(
+    "change", [lambda raw: raw[:-20], lambda raw: raw[:40] + b"\xff" * 9 + raw[49:], lambda raw: b"no"]
+)
 def test_a_damaged_gzip_file_is_named(tmp_path, change):
     path = tmp_path / "images.gz"
     path.write_bytes(change(gzip.compress(idx(arrays()[0]))))
