@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from flexor_search.tuning import (
     allocation_of,
     confirm,
     confirmation_seeds,
+    copy_trained,
     groups,
     ship,
     summarize,
@@ -164,11 +164,7 @@ def export(folder: str | Path, budget: str = "", trial: int | None = None, to: s
         ship(run, chosen, name, body)
         return run.folder / f"model-{name}.safetensors"
     target = Path(to)
-    try:
-        shutil.copyfile(run.trained_path(chosen.number), target)
-    except OSError as error:
-        raise RunError(f"cannot write {target}: {error.strerror or error}") from error
-    verify_file(target)
+    copy_trained(run, chosen, target)
     return target
 
 
@@ -229,6 +225,7 @@ def _log_to(path: Path) -> logging.Logger:
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.handleError = lambda _record: None  # a full disk is told by what the run cannot do without
     log.addHandler(handler)
     return log
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="flexor-search",
     add_completion=True,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -77,9 +76,10 @@ def search(
         print(f"flexor-search {__version__}")
         return
     if context.invoked_subcommand is not None:
-        if budget:
+        misplaced = [option.opts[0] for option in context.command.params if _was_given(context, option.name)]
+        if misplaced:
             raise UsageError(
-                f"budget: write it behind the command: flexor-search {context.invoked_subcommand} --budget …"
+                f"{misplaced[0]}: options of a command go behind it: flexor-search {context.invoked_subcommand} ..."
             )
         return
     if not budget:
@@ -207,6 +207,11 @@ def main() -> None:
         sys.exit(status if isinstance(status, int) else 0)
 
 
+def _was_given(context: typer.Context, name: str | None) -> bool:
+    source = context.get_parameter_source(name or "")
+    return source is not None and source.name != "DEFAULT"
+
+
 def _interrupt() -> None:
     raise KeyboardInterrupt
 
@@ -237,5 +242,5 @@ def _fail_parsing(error: Any) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"flexor-search: {message}", file=sys.stderr)
+    print(f"flexor-search: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from flexor_search import __version__
-from flexor_search.errors import UsageError, nearest
+from flexor_search.errors import RunError, UsageError, nearest
 from flexor_search.planning import (
     KEPT,
     Budget,
@@ -27,7 +27,7 @@ from flexor_search.planning.allocation import weight_bits
 from flexor_search.planning.file_layout import FORMAT_VERSION
 from flexor_search.planning.space import Variable
 from flexor_search.quantization import describe
-from flexor_search.runs import Run
+from flexor_search.runs import MAX_SEEDS, Run
 from flexor_search.training import seeded
 from flexor_search.workloads import DEFAULT_WORKLOAD, Data, Workload, user_workload, workload
 
@@ -80,14 +80,25 @@ class Question:
         for name in ("trials", "timeout_seconds", "epochs", "seed"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name}: must not be negative, got {getattr(self, name)}")
-        if self.seeds < 1:
-            raise UsageError(f"seeds: must be at least 1, got {self.seeds}")
+        if not self.seed < 2**32:
+            raise UsageError(f"seed: must be below 2**32, got {self.seed}")
+        if not 1 <= self.seeds <= MAX_SEEDS:
+            raise UsageError(f"seeds: must be from 1 to {MAX_SEEDS}, got {self.seeds}")
 
     @classmethod
     def from_run(cls, run: Run) -> "Question":
-        """The question of a run folder."""
+        """The question of a run folder.
+
+        Raises:
+            RunError: run.toml holds no such question.
+        """
         known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in run.question.items() if name in known})
+        try:
+            return cls(**{name: value for name, value in run.question.items() if name in known})
+        except (TypeError, AttributeError, UsageError) as error:
+            raise RunError(
+                f"{run.folder / 'run.toml'} is damaged: {error}; start a new run with another --out"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -203,9 +214,9 @@ def _device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise UsageError(f"device: {device!r} cannot be used here: {reason}; try --device cpu") from error
     return device
 

@@ -9,6 +9,9 @@ SEARCH, CONFIRM = "search", "confirm"
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 """States: finished; stopped early as weak; failed with a reason."""
 
+MAX_SEEDS = 1000
+"""Confirming trainings of an allocation, at most: the seeds of two runs are this far apart."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -78,8 +81,10 @@ class Measurement:
         """From a line of the file, all text.
 
         Raises:
-            ValueError, KeyError: not such a line.
+            ValueError, KeyError, TypeError: not such a line.
         """
+        if row.keys() != set(COLUMNS):
+            raise ValueError(f"a line has not the {len(COLUMNS)} columns that it should have")
         kinds = {"int": int, "float": float, "str": str}
         types = {field.name: kinds[getattr(field.type, "__name__", str(field.type))] for field in fields(cls)}
         return cls(**{name: kind(row[name]) for name, kind in types.items()})

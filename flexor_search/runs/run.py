@@ -13,7 +13,9 @@ import fcntl
 import io
 import json
 import os
+import re
 import tomllib
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,17 +153,16 @@ class Run:
             RunError: the disk is full or the folder not writable.
         """
         path = self.folder / "measurements.csv"
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        if not path.exists():
-            writer.writeheader()
-        writer.writerow(measurement.to_row())
+        size = path.stat().st_size if path.exists() else 0
+        text = ("" if size else _csv_line(COLUMNS)) + _csv_line(measurement.to_row().values())
         try:
             with path.open("a", encoding="utf-8", newline="") as file:
-                file.write(text.getvalue())
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            with suppress(OSError):
+                os.truncate(path, size)  # no half a line stays
             raise write_error(path, error) from error
         self._measurements.append(measurement)
 
@@ -214,9 +215,21 @@ class Run:
             path.unlink()
 
 
+def _csv_line(values: Iterable[Any]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(values)  # of this terminator it quotes both characters
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
 def _whole_lines(raw: bytes) -> bytes:
-    """All up to the last line break that ends a line, not one inside quotes."""
+    """All up to the last line break that ends a line, not one inside quotes.
+
+    Raises:
+        ValueError: what is left is more than one line, so a quote is missing somewhere in the middle.
+    """
     end = raw.rfind(b"\n") + 1
     while raw.count(b'"', 0, end) % 2:
         end = raw.rfind(b"\n", 0, end - 1) + 1
+    if re.search(rb"\n[0-9]+,(search|confirm),", raw[end:]):
+        raise ValueError(f"the quotes of the line after byte {end} are not paired")
     return raw[:end]

@@ -13,7 +13,7 @@ from flexor_search.tuning.confirm import (
 from flexor_search.tuning.direct import SearchPlan, search
 from flexor_search.tuning.measurer import Candidate, Measurer
 from flexor_search.tuning.observer import Observer, Phase, Silent
-from flexor_search.tuning.summary import ship, summarize
+from flexor_search.tuning.summary import copy_trained, ship, summarize
 from flexor_search.tuning.time_plan import time_plan
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "choose",
     "confirm",
     "confirmation_seeds",
+    "copy_trained",
     "finalists",
     "groups",
     "search",

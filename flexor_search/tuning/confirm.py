@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, nearest_uniform
-from flexor_search.runs import CONFIRM, DONE, SEARCH, Measurement, Run
+from flexor_search.runs import CONFIRM, DONE, MAX_SEEDS, SEARCH, Measurement, Run
 from flexor_search.tuning.measurer import Candidate, Measurer
 from flexor_search.tuning.observer import Observer
 
@@ -20,7 +20,7 @@ FINALISTS = 2
 
 def confirmation_seeds(seed: int, count: int) -> tuple[int, ...]:
     """Seeds that no search training used, and that differ between runs of different seeds."""
-    return tuple(1000 * (seed + 1) + index for index in range(count))
+    return tuple(MAX_SEEDS * (seed + 1) + index for index in range(count))
 
 
 def finalists(space: SearchSpace, budget: Budget, measurements: Sequence[Measurement]) -> list[Candidate]:
@@ -31,9 +31,10 @@ def finalists(space: SearchSpace, budget: Budget, measurements: Sequence[Measure
     """
     uniform = nearest_uniform(space, budget)
     chosen = [Candidate(uniform, "uniform", budget.text)] if uniform is not None else []
+    latest = {m.key: m for m in measurements}  # one whose file was lost was made again
     fitting = [
         m
-        for m in measurements
+        for m in latest.values()
         if m.phase == SEARCH
         and m.state == DONE
         and (uniform is None or m.digest != uniform.digest)
@@ -113,12 +114,15 @@ def choose(space: SearchSpace, budget: Budget, run: Run, seeds: Sequence[int]) -
 
 
 def groups(run: Run, phase: str, seeds: Sequence[int] | None = None) -> list[Group]:
-    """Finished trainings of a phase, grouped by allocation; only those with these seeds, if given."""
-    found: dict[str, list[Measurement]] = {}
+    """Finished trainings of a phase, grouped by allocation; only those with these seeds, if given.
+
+    Of a training that was made again, its file having been lost, the last counts.
+    """
+    found: dict[str, dict[int, Measurement]] = {}
     for m in run.measurements:
         if m.phase == phase and m.state == DONE and (seeds is None or m.seed in seeds):
-            found.setdefault(m.digest, []).append(m)
-    return [Group(tuple(same)) for same in found.values()]
+            found.setdefault(m.digest, {})[m.seed] = m
+    return [Group(tuple(same.values())) for same in found.values()]
 
 
 def best_confirmed(space: SearchSpace, budget: Budget, run: Run) -> str:

@@ -27,7 +27,7 @@ LADDER = (0.85, 0.7, 0.55, 0.4, 0.25)
 """Smaller budgets that the search covers too, as shares of the smallest asked for: what would less cost?"""
 _PATTERN = (True, True, False)
 """Of three proposals two aim at a budget asked for, one at a smaller one."""
-_MAX_MOVES = 200
+_MAX_MOVES = 100
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ def search(plan: SearchPlan, measurer: Measurer, observer: Observer) -> None:
     while len(done) < plan.trials and not time_is_up():
         candidate = next_proposal(plan, list(done.values()))
         if candidate is None:
-            observer.message(f"every allocation that fits has been measured; the search ends after {len(done)} trials")
+            observer.message(
+                f"nothing new to measure was found under any budget; the search ends after {len(done)} trials"
+            )
             return
         measure(candidate, may_stop=True)
     if len(done) < plan.trials:
@@ -124,24 +126,31 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement]) -> Candidate | 
     A pure function of what was measured.
 
     Returns:
-        A candidate, or None when nothing new was found near the proposal.
+        A candidate, or None when nothing new was found near the proposal under any budget.
     """
     space, number = plan.space, len(done)
-    budget = _budget_of(plan, number)
     gains = gains_over_uniform(done)
     observed = [
         (space.profile(Allocation.from_json(space.model, json.loads(m.allocation))), gains[m.digest])
         for m in done
         if m.digest in gains
     ]
-    profile = propose(space, observed, plan.seed * 100_003 + number)
+    proposed = propose(space, observed, plan.seed * 100_003 + number)
     measured = {m.digest for m in done}
     random = np.random.Generator(np.random.PCG64([plan.seed, number]))
+    for budget in _budgets_by_turn(plan, number):
+        profile = proposed
+        for _ in range(_MAX_MOVES):
+            allocation = _onto(space, profile, budget)
+            if allocation.digest not in measured:
+                return Candidate(allocation, "proposed", budget.text)
+            profile = _moved(space, profile, random)
+    # Where one layer holds most weights, few allocations use a budget up, and they run out: take ones that leave some.
     for _ in range(_MAX_MOVES):
-        allocation = _onto(space, profile, budget)
-        if allocation.digest not in measured:
+        allocation = space.allocation(tuple(int(random.integers(len(v.menu))) for v in space.variables))
+        budget = next((limit for limit in plan.budgets if limit.fits(allocation, space.model_name)), None)
+        if budget is not None and allocation.digest not in measured:
             return Candidate(allocation, "proposed", budget.text)
-        profile = _moved(space, profile, random)
     return None
 
 
@@ -171,11 +180,14 @@ def best_so_far(budget: Budget, space: SearchSpace, done: Sequence[Measurement])
     return f"{100 * best.val_accuracy:.2f} % at {best.bits_per_weight:g} bpw" if best else ""
 
 
-def _budget_of(plan: SearchPlan, number: int) -> Budget:
-    smaller = ladder(plan.space, plan.budgets)
+def _budgets_by_turn(plan: SearchPlan, number: int) -> list[Budget]:
+    """The budget whose turn it is, then the others, for when nothing new is left at it."""
+    smaller = list(ladder(plan.space, plan.budgets))
     if _PATTERN[number % len(_PATTERN)] or not smaller:
-        return plan.budgets[number % len(plan.budgets)]
-    return smaller[number // len(_PATTERN) % len(smaller)]
+        first = plan.budgets[number % len(plan.budgets)]
+    else:
+        first = smaller[number // len(_PATTERN) % len(smaller)]
+    return [first, *(budget for budget in [*smaller, *plan.budgets] if budget != first)]
 
 
 def _onto(space: SearchSpace, profile: Profile, budget: Budget) -> Allocation:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
+from flexor_search.errors import RunError
 from flexor_search.planning import Allocation, SearchSpace
 from flexor_search.planning.space import Profile
 from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement, Run
@@ -37,6 +39,17 @@ def _quiet_optuna():
             yield
     finally:
         optuna.logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def _write_errors(path: Path):
+    """A full disk is an error like any other."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+        cause = error.__cause__ or error
+        reason = str(cause).splitlines()[0]
+        raise RunError(f"cannot write {path}: {reason}; free space or choose another folder with --out") from error
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
@@ -86,30 +99,36 @@ class StudyRecord:
     """
 
     def __init__(self, run: Run, space: SearchSpace) -> None:
-        self._space = space
-        path = run.folder / "study.db"
+        self._space, self._path = space, run.folder / "study.db"
+        path = self._path
         searched = [m for m in run.measurements if m.phase == SEARCH]
         with _quiet_optuna():
-            if path.exists() and self._count(path) != len(searched):
-                path.unlink()
-            self._study = optuna.create_study(
-                storage=_url(path), study_name=STUDY_NAME, directions=["maximize", "minimize"], load_if_exists=True
-            )
-            missing = searched[len(self._study.get_trials(deepcopy=False)) :]
-            self._study.add_trials([self._trial(m) for m in missing])
+            recorded = self._numbers(path) if path.exists() else None
+            if recorded == [m.number for m in searched]:
+                self._study = optuna.load_study(study_name=STUDY_NAME, storage=_url(path))
+                return
+            for ending in ("", "-journal", "-wal", "-shm"):  # an old journal would be rolled back into the new file
+                path.with_name(path.name + ending).unlink(missing_ok=True)
+            with _write_errors(path):
+                self._study = optuna.create_study(
+                    storage=_url(path), study_name=STUDY_NAME, directions=["maximize", "minimize"]
+                )
+                self._study.add_trials([self._trial(m) for m in searched])
 
     def add(self, measurement: Measurement) -> None:
         """Mirror a new measurement; those of other phases are not trials of the search."""
         if measurement.phase == SEARCH:
-            with _quiet_optuna():
+            with _quiet_optuna(), _write_errors(self._path):
                 self._study.add_trial(self._trial(measurement))
 
     @staticmethod
-    def _count(path: Path) -> int:
+    def _numbers(path: Path) -> list[int] | None:
+        """The measurements that the trials of a study mirror; None if it is damaged."""
         try:
-            return len(optuna.load_study(study_name=STUDY_NAME, storage=_url(path)).get_trials(deepcopy=False))
-        except (KeyError, SQLAlchemyError, sqlite3.Error, RuntimeError):
-            return -1
+            study = optuna.load_study(study_name=STUDY_NAME, storage=_url(path))
+            return [trial.user_attrs["number"] for trial in study.get_trials(deepcopy=False)]
+        except Exception:  # there is no end to what a damaged database can raise; it is built anew
+            return None
 
     def _trial(self, measurement: Measurement) -> FrozenTrial:
         import json

@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from flexor_search.errors import RunError
@@ -99,10 +100,26 @@ def ship(run: Run, measurement: Measurement, budget_text: str, allocation: dict[
         True; anything else raises.
     """
     target = run.folder / f"model-{budget_text}.safetensors"
-    write_atomically(target, run.trained_path(measurement.number).read_bytes())
-    verify_file(target)
+    copy_trained(run, measurement, target)
     write_json(run.folder / f"allocation-{budget_text}.json", allocation)
     return True
+
+
+def copy_trained(run: Run, measurement: Measurement, target: Path) -> None:
+    """Copy the packed model of a measurement and check the copy.
+
+    Raises:
+        RunError: its file was lost, or the target cannot be written.
+    """
+    source = run.trained_path(measurement.number)
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise RunError(
+            f"{source} cannot be read ({error.strerror or error}); train it again: flexor-search resume {run.folder}"
+        ) from error
+    write_atomically(target, content)
+    verify_file(target)
 
 
 def _describe(space: SearchSpace, group: Group, readings: TestReadings | None) -> dict[str, Any]:

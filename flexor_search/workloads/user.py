@@ -33,7 +33,10 @@ def user_workload(model: str, data: str, recipe: Recipe, seed: int = 0) -> Workl
         made = _call("model", model, build_function, ModelError)
         if not isinstance(made, nn.Module):
             raise ModelError(f"model: {model}() must return a torch.nn.Module, got {type(made).__name__}")
-        return copy.deepcopy(made)  # a function may return one instance every time; training must not change it
+        try:
+            return copy.deepcopy(made)  # a function may return one instance every time; training must not change it
+        except Exception as error:
+            raise ModelError(f"model: what {model}() returned cannot be copied: {error}") from error
 
     def load(_data_dir: Path | None) -> Data:
         return user_data(_call("data", data, data_function, DataError), seed)
@@ -55,7 +58,7 @@ def import_function(argument: str, reference: str) -> Callable[[], Any]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the user's module runs here
+    except (Exception, SystemExit) as error:  # the user's module runs here
         raise UsageError(
             f"{argument}: importing {module_name} from {here} failed: {type(error).__name__}: {error}"
         ) from error
@@ -68,5 +71,5 @@ def import_function(argument: str, reference: str) -> Callable[[], Any]:
 def _call(argument: str, reference: str, function: Callable[[], Any], kind: type[FlexorError]) -> Any:
     try:
         return function()
-    except Exception as error:  # the user's code runs here
+    except (Exception, SystemExit) as error:  # the user's code runs here
         raise kind(f"{argument}: {reference}() raised {type(error).__name__}: {error}") from error

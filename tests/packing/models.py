@@ -59,12 +59,10 @@ class Case:
 
 @st.composite
 def blocks(draw, dims, channels):
-    """Layers from `channels` to any number of channels, and that number."""
+    """A function that makes layers from `channels` to some number of channels, and that number."""
     convolution, transposed, norm = CONVOLUTIONS[dims]
     wide, groups = 2 * draw(st.integers(1, 3)), draw(st.sampled_from([1, 2]))
-    make = draw(st.sampled_from([convolution, transposed]))
-    layer = lambda: make(channels, wide, draw_kernel, groups=groups, bias=bias)  # noqa: E731
-    draw_kernel, bias = draw(st.integers(1, 2)), draw(st.booleans())
+    make, kernel, bias = draw(st.sampled_from([convolution, transposed])), draw(st.integers(1, 2)), draw(st.booleans())
     after = draw(st.sampled_from(["nothing", "folded", "folded without affine", "behind a relu", "group norm"]))
     tail = {
         "nothing": lambda: [],
@@ -73,7 +71,7 @@ def blocks(draw, dims, channels):
         "behind a relu": lambda: [nn.ReLU(), norm(wide)],
         "group norm": lambda: [nn.GroupNorm(2, wide)],
     }[after]
-    return (lambda: [layer(), *tail(), nn.Tanh()]), wide
+    return lambda: [make(channels, wide, kernel, groups=groups, bias=bias), *tail(), nn.Tanh()], wide
 
 
 @st.composite
@@ -110,9 +108,8 @@ def layer_specs(draw):
         rows = draw(st.lists(st.sets(st.integers(0, 2), min_size=1), min_size=3, max_size=9))
         return LayerSpec.from_code(XorCode(3, tuple(tuple(sorted(row)) for row in rows)), n_planes)
     n_out = draw(st.sampled_from([1, 7, 8, 20]))
-    return LayerSpec(
-        family, draw(st.integers(1, n_out)), n_out, n_planes, draw(st.integers(1, 3)), draw(st.integers(0, 5))
-    )
+    n_in, n_tap = draw(st.integers(1, n_out)), draw(st.integers(1, 3))
+    return LayerSpec(family, n_in, n_out, n_planes, n_tap, draw(st.integers(0, 5)))
 
 
 def as_trained(model, seed):

@@ -244,5 +244,5 @@ def test_any_lie_ends_in_an_error_of_ours_or_in_a_usable_model(edit, byte):
         for layer in packed.layers:
             assert np.array_equal(layer.weight_bits("reference"), layer.weight_bits("fast"))
         unpack_into(packed, CASE.build())
-    except FlexorError as error:
-        assert str(error)
+    except FlexorError:
+        pass  # any other exception is a failure

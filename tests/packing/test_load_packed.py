@@ -103,7 +103,7 @@ def test_another_architecture_is_refused(case, path, change):
     model = case.build()
     change(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(ModelError, match="batch norms to fold|tensors are not those of the file; what differs: "):
+    with pytest.raises(ModelError, match=r"batch norms to fold|tensors are not those of the file; what differs: "):
         load_packed(path, model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 

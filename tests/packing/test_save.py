@@ -23,14 +23,12 @@ def packed(case):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-@pytest.mark.parametrize("failing", ["fsync", "replace"])
+@pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.replace"])
 def test_a_full_or_read_only_disk_leaves_nothing(tmp_path, monkeypatch, case, packed, failing, code):
     def fails(*arguments, **options):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "fsync", fails) if failing == "fsync" else monkeypatch.setattr(
-        "pathlib.Path.replace", fails
-    )
+    monkeypatch.setattr(failing, fails)
     with pytest.raises(RunError, match=f"cannot write .*model.safetensors: {os.strerror(code)}.*another folder"):
         save(packed, case.allocation, tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -23,9 +23,8 @@ class Nested(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(1, 4, 3, padding=1)
         inner = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.BatchNorm2d(4), nn.ReLU())
-        self.blocks = nn.ModuleList(
-            [nn.Sequential(inner), nn.Sequential(nn.ConvTranspose2d(4, 4, 2), nn.GroupNorm(2, 4))]
-        )
+        larger = nn.Sequential(nn.ConvTranspose2d(4, 4, 2), nn.GroupNorm(2, 4))
+        self.blocks = nn.ModuleList([nn.Sequential(inner), larger])
         self.head = nn.Linear(4, 3)
 
     def forward(self, x):

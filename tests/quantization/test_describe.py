@@ -74,7 +74,7 @@ def test_describing_changes_nothing():
 
 def test_a_lazy_module_must_have_seen_its_input():
     model = nn.Sequential(nn.LazyLinear(4))
-    with pytest.raises(ModelError, match="lazy module.*run one batch"):
+    with pytest.raises(ModelError, match=r"lazy module.*run one batch"):
         describe(model)
     model(torch.ones(1, 3))
     assert describe(model).layers[0].weight_shape == (4, 3)

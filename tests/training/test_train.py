@@ -1,5 +1,6 @@
 """train: repeatable, polite to the caller's random numbers, honest about failure, and it learns."""
 
+import contextlib
 import math
 import random
 from dataclasses import replace
@@ -52,9 +53,10 @@ def test_seeded_repeats_and_restores_even_after_an_error():
     before = torch.get_rng_state()
     with seeded(5):
         first = torch.rand(3)
-    with pytest.raises(RuntimeError), seeded(5):
-        assert torch.equal(torch.rand(3), first)
-        raise RuntimeError
+    with contextlib.suppress(ZeroDivisionError), seeded(5):
+        again = torch.rand(3)
+        raise ZeroDivisionError
+    assert torch.equal(again, first)
     assert torch.equal(torch.get_rng_state(), before)
 
 
