@@ -225,7 +225,7 @@ def _log_to(path: Path) -> logging.Logger:
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    handler.handleError = lambda _record: None  # a full disk is told by what the run cannot do without
+    handler.handleError = lambda record: None  # a full disk is told by what the run cannot do without
     log.addHandler(handler)
     return log
 
