@@ -227,7 +227,9 @@ def resolved(question: Question, planned: Plan, recipe: Recipe) -> dict[str, Any
     return asdict(question) | {
         "budgets": [budget.text for budget in planned.budgets],
         "workload": "" if question.model else task.name,
-        "space": question.space or task.space,
+        "space": _absolute(question.space) or task.space,
+        "recipe": _absolute(question.recipe),
+        "data_dir": _absolute(question.data_dir),
         "trials": question.trials or task.trials,
         "timeout_seconds": question.timeout_seconds or task.timeout_seconds,
         "recipe_fields": recipe.to_json(),
@@ -240,6 +242,11 @@ def resolved(question: Question, planned: Plan, recipe: Recipe) -> dict[str, Any
         "versions": {"flexor_search": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("torch", "numpy", "optuna")},
     }
+
+
+def _absolute(path: str) -> str:
+    """A path that still holds when the run is resumed from another folder; names of shipped spaces stay as they are."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 
 def fingerprint(question: Question, planned: Plan, recipe: Recipe, data: Data) -> dict[str, str]:
