@@ -75,10 +75,13 @@ def nudge(name, index):
     return edit
 
 
-def test_a_scale_in_the_file_that_is_one_step_off(case, shipped):
-    changed(case, *shipped, nudge("scales", 5))
-    with pytest.raises(VerificationError, match="scales equal the folded float64 values"):
-        proved(case, shipped)
+@pytest.mark.parametrize("kept_dtype", ["float16", "float32"])
+def test_a_scale_in_the_file_that_is_one_step_off(kept_dtype, tmp_path):
+    case, path = digits_case(kept_dtype), tmp_path / "model.safetensors"
+    packed = pack(case.model, case.allocation)
+    changed(case, packed, path, nudge("scales", 5))
+    with pytest.raises(VerificationError, match=f"scales equal the folded float64 values rounded once to {kept_dtype}"):
+        proved(case, (packed, path))
 
 
 def test_a_kept_value_in_the_file_that_is_one_step_off(case, shipped):

@@ -154,11 +154,13 @@ def test_every_image_of_full_batches_is_seen_once_an_epoch_in_a_new_order():
                 seen.append(x.flatten().int().tolist())
             return super().forward(x / 24)
 
-    train(Spy(1, 2), Data(split, split, Untouchable()), Recipe(epochs=2, batch_size=8), seed=0)
-    assert [len(batch) for batch in seen] == [8] * 6
-    first, second = sum(seen[:3], []), sum(seen[3:], [])  # noqa: RUF017
-    assert sorted(first) == sorted(second) == list(range(24))
-    assert first != second
+    for seed in (0, 1, 0):
+        train(Spy(1, 2), Data(split, split, Untouchable()), Recipe(epochs=2, batch_size=8), seed=seed)
+    assert [len(batch) for batch in seen] == [8] * 18
+    epochs = [[*one, *two, *three] for one, two, three in zip(seen[::3], seen[1::3], seen[2::3], strict=True)]
+    assert [sorted(order) for order in epochs] == [list(range(24))] * 6
+    assert epochs[4:] == epochs[:2]
+    assert len({tuple(order) for order in epochs}) == 4
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "halve", "constant"])
