@@ -135,7 +135,7 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement]) -> Candidate | 
         for m in done
         if m.digest in gains
     ]
-    proposed = propose(space, observed, plan.seed * 100_003 + number)
+    proposed = propose(space, observed, (plan.seed * 100_003 + number) % 2**32)
     measured = {m.digest for m in done}
     random = np.random.Generator(np.random.PCG64([plan.seed, number]))
     for budget in _budgets_by_turn(plan, number):
@@ -147,9 +147,11 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement]) -> Candidate | 
             profile = _moved(space, profile, random)
     # Where one layer holds most weights, few allocations use a budget up, and they run out: take ones that leave some.
     for _ in range(_MAX_MOVES):
-        allocation = space.allocation(tuple(int(random.integers(len(v.menu))) for v in space.variables))
-        budget = next((limit for limit in plan.budgets if limit.fits(allocation, space.model_name)), None)
-        if budget is not None and allocation.digest not in measured:
+        budget = plan.budgets[int(random.integers(len(plan.budgets)))]
+        wished = tuple(int(random.integers(len(variable.menu))) for variable in space.variables)
+        most = space.profile(_onto(space, wished, budget))
+        allocation = space.allocation(tuple(int(random.integers(index + 1)) for index in most))
+        if budget.fits(allocation, space.model_name) and allocation.digest not in measured:
             return Candidate(allocation, "proposed", budget.text)
     return None
 
@@ -183,10 +185,11 @@ def best_so_far(budget: Budget, space: SearchSpace, done: Sequence[Measurement])
 def _budgets_by_turn(plan: SearchPlan, number: int) -> list[Budget]:
     """The budget whose turn it is, then the others, for when nothing new is left at it."""
     smaller = list(ladder(plan.space, plan.budgets))
-    if _PATTERN[number % len(_PATTERN)] or not smaller:
-        first = plan.budgets[number % len(plan.budgets)]
+    turn, place = divmod(number, len(_PATTERN))
+    if _PATTERN[place] or not smaller:  # counted by themselves, so that each of three budgets gets its turn
+        first = plan.budgets[(turn * sum(_PATTERN) + sum(_PATTERN[:place])) % len(plan.budgets)]
     else:
-        first = smaller[number // len(_PATTERN) % len(smaller)]
+        first = smaller[turn % len(smaller)]
     return [first, *(budget for budget in [*smaller, *plan.budgets] if budget != first)]
 
 

@@ -44,6 +44,6 @@ WORKLOAD = Workload(
         search_images=15_000,
     ),
     space="lenet5",
-    trials=40,
+    trials=24,
     timeout_seconds=15 * 60,
 )
