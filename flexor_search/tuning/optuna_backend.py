@@ -103,8 +103,8 @@ class StudyRecord:
         path = self._path
         searched = [m for m in run.measurements if m.phase == SEARCH]
         with _quiet_optuna():
-            recorded = self._numbers(path) if path.exists() else None
-            if recorded == [m.number for m in searched]:
+            recorded = self._recorded(path) if path.exists() else None
+            if recorded == [(m.number, *_outcome(m)) for m in searched]:
                 self._study = optuna.load_study(study_name=STUDY_NAME, storage=_url(path))
                 return
             for ending in ("", "-journal", "-wal", "-shm"):  # an old journal would be rolled back into the new file
@@ -122,11 +122,12 @@ class StudyRecord:
                 self._study.add_trial(self._trial(measurement))
 
     @staticmethod
-    def _numbers(path: Path) -> list[int] | None:
-        """The measurements that the trials of a study mirror; None if it is damaged."""
+    def _recorded(path: Path) -> list[tuple[int, TrialState, list[float] | None]] | None:
+        """Number, state and values of the measurements that a study mirrors; None if it is damaged."""
         try:
             study = optuna.load_study(study_name=STUDY_NAME, storage=_url(path))
-            return [trial.user_attrs["number"] for trial in study.get_trials(deepcopy=False)]
+            trials = study.get_trials(deepcopy=False)
+            return [(trial.user_attrs["number"], trial.state, trial.values) for trial in trials]
         except Exception:  # there is no end to what a damaged database can raise; it is built anew
             return None
 
@@ -134,19 +135,24 @@ class StudyRecord:
         import json
 
         allocation = Allocation.from_json(self._space.model, json.loads(measurement.allocation))
-        state = _STATES.get(measurement.state, TrialState.FAIL)
-        complete = state == TrialState.COMPLETE
+        state, values = _outcome(measurement)
         return create_trial(
             state=state,
             params=_params(self._space, self._space.profile(allocation)),
             distributions=distributions(self._space),
-            values=[measurement.val_accuracy, measurement.bits_per_weight] if complete else None,
+            values=values,
             user_attrs={
                 name: getattr(measurement, name)
                 for name in ("number", "kind", "label", "budget", "file_bytes", "val_loss", "train_seconds", "reason")
                 if getattr(measurement, name) == getattr(measurement, name)  # NaN is no JSON
             },
         )
+
+
+def _outcome(measurement: Measurement) -> tuple[TrialState, list[float] | None]:
+    state = _STATES.get(measurement.state, TrialState.FAIL)
+    complete = state == TrialState.COMPLETE
+    return state, [measurement.val_accuracy, measurement.bits_per_weight] if complete else None
 
 
 def _params(space: SearchSpace, profile: Profile) -> dict[str, int]:
