@@ -221,7 +221,13 @@ def _finished(work: Any, folder: Path) -> "Run":
     try:
         return work()
     except KeyboardInterrupt:
-        print(f"interrupted; what was found is in {folder}; go on with: flexor-search resume {folder}", file=sys.stderr)
+        begun = (folder / "run.toml").exists()
+        found = (
+            f"what was found is in {folder}; go on with: flexor-search resume {folder}"
+            if begun
+            else "nothing was begun"
+        )
+        print(f"flexor-search: interrupted; {found}", file=sys.stderr)
         raise
 
 

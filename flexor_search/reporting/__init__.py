@@ -1,6 +1,8 @@
-"""What people look at: tables first (pure data), then figures, then one HTML file. No torch here."""
+"""What people look at: tables first (pure data), then figures, then one HTML file. No torch here; plotly loads late."""
 
-from flexor_search.reporting.page import page, write_report
-from flexor_search.reporting.tables import front, layer_rates, points, progress, result_rows
+from flexor_search.reporting.page import write_report
+from flexor_search.reporting.results import layer_rates, result_rows
+from flexor_search.reporting.shipped import file_parts, layer_sizes
+from flexor_search.reporting.tables import front, points, progress
 
-__all__ = ["front", "layer_rates", "page", "points", "progress", "result_rows", "write_report"]
+__all__ = ["file_parts", "front", "layer_rates", "layer_sizes", "points", "progress", "result_rows", "write_report"]

@@ -1,169 +1,245 @@
-"""plotly figures from the tables. No numbers are made here."""
+"""The plotly figures, drawn from the tables. No numbers are made here, only the ranges of axes."""
 
-import html
-from collections.abc import Mapping
+import math
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from flexor_search.reporting.tables import FULL
-from flexor_search.runs import CONFIRM, SEARCH
+from flexor_search.planning import Budget
+from flexor_search.reporting.drawing import (
+    BLUE,
+    GREY,
+    HOVER,
+    MARKS,
+    ORANGE,
+    Mark,
+    accuracy_axis,
+    accuracy_range,
+    clipped,
+    drawn_with,
+    point_hover,
+    styled,
+    symbols,
+    text_in_plot,
+    trial_hover,
+)
+from flexor_search.reporting.tables import FULL, UNIFORM
+from flexor_search.reporting.words import count, percent
+from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED
 
-ACCENT, MUTED, UNIFORM, RULE = "#1f77d0", "#9aa3ad", "#e07b00", "#7a5cc9"
-_INK = "#808890"  # readable on light and on dark
-_HOVER = "<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>"
+_TITLES = {CONFIRM: "Trained in full", SEARCH: "The search: shorter trainings"}
+_LABEL_ROOM = 0.05
+"""Between the texts of two budgets, of the axis."""
 
 
-def pareto(points: pd.DataFrame, front: pd.DataFrame, budgets: list[dict[str, Any]]) -> go.Figure:
-    """Validation accuracy against stored bits per weight: all trials, both fronts, uniform models, full precision.
+def pareto(points: pd.DataFrame, front: pd.DataFrame, budgets: list[str], chosen: set[str]) -> go.Figure:
+    """Validation accuracy against stored bits per weight, one panel for each fidelity on a shared axis of bits.
 
     Args:
         points: `tables.points`.
         front: `tables.front`.
-        budgets: the summary's entries; those in bits per weight are drawn as lines, chosen models are ringed.
+        budgets: those asked for; the ones in bits per weight are drawn.
+        chosen: digests of the chosen models, which get a ring.
+    """
+    panels = [fidelity for fidelity in (CONFIRM, SEARCH) if (points["fidelity"] == fidelity).any()]
+    rows = max(len(panels), 1)
+    figure = make_subplots(rows=rows, shared_xaxes=True, vertical_spacing=0.11, row_heights=[0.45, 0.55][-rows:])
+    widest = 1.06 * max([0.01, *points[points["kind"] != FULL]["bits_per_weight"]])
+    for row, fidelity in enumerate(panels, start=1):
+        everything = points[points["fidelity"] == fidelity]
+        small, full = everything[everything["kind"] != FULL], everything[everything["kind"] == FULL]
+        low, high = accuracy_range(small["val_accuracy"], _bars(everything))
+        _lines(figure, row, small, front[front["fidelity"] == fidelity], (low, widest))
+        for mark in MARKS:
+            _markers(figure, row, drawn_with(mark, small), mark, low)
+        _rings(figure, row, small[small["digest"].isin(chosen)], low)
+        if len(full):
+            _full_precision(figure, row, full.iloc[0])
+        figure.update_yaxes(accuracy_axis(low, high), row=row)
+        _panel_title(figure, row, f"{_TITLES[fidelity]}, {count(int(everything['seeds'].max()), 'seed')}")
+    figure.update_xaxes(range=[0, widest])
+    figure.update_xaxes(title="stored bits per weight", row=rows)
+    _budget_lines(figure, budgets, widest, rows)
+    return styled(figure, 660 if rows > 1 else 420)
+
+
+def progress(table: pd.DataFrame, level: float) -> go.Figure:
+    """Accuracy of every search training, and the best so far under the first budget.
+
+    Args:
+        table: `tables.progress`.
+        level: accuracy of the best uniform model that fits, NaN if none was measured.
     """
     figure = go.Figure()
-    small = points[points["kind"] != FULL]
-    search, confirmed = (small[small["fidelity"] == fidelity] for fidelity in (SEARCH, CONFIRM))
-    groups = (
-        ("search trial", search[search["kind"] == "proposed"], MUTED, "circle", 6),
-        ("rule of thumb", search[search["kind"].str.startswith("size rule")], RULE, "diamond", 7),
-        ("uniform", search[search["kind"] == "uniform"], UNIFORM, "square", 7),
-        ("confirmed", confirmed[confirmed["kind"] != "uniform"], ACCENT, "circle", 11),
-        ("uniform, confirmed", confirmed[confirmed["kind"] == "uniform"], UNIFORM, "square", 11),
-    )
-    lines = (("front of the search", SEARCH, MUTED, "dot"), ("front, confirmed", CONFIRM, ACCENT, "solid"))
-    for name, fidelity, color, dash in lines:
-        part = front[front["fidelity"] == fidelity]
-        if len(part) > 1:
-            line = {"color": color, "dash": dash, "width": 1.5, "shape": "hv"}
-            figure.add_scatter(
-                x=part["bits_per_weight"],
-                y=100 * part["val_accuracy"],
-                mode="lines",
-                name=name,
-                line=line,
-                hoverinfo="skip",
-            )
-    for name, part, color, symbol, size in groups:
-        if len(part):
-            figure.add_scatter(
-                x=part["bits_per_weight"],
-                y=100 * part["val_accuracy"],
-                mode="markers",
-                name=name,
-                marker={"color": color, "symbol": symbol, "size": size},
-                error_y={"type": "data", "array": 100 * part["val_std"].fillna(0), "thickness": 1, "color": color}
-                if part["val_std"].notna().any()
-                else None,
-                customdata=[_hover(row) for row in part.to_dict("records")],
-                hovertemplate=_HOVER,
-            )
-    full = points[points["kind"] == FULL]
-    if len(full):
-        text = f"full precision, {100 * full['val_accuracy'].iloc[0]:.2f} %"
-        figure.add_hline(
-            100 * float(full["val_accuracy"].iloc[0]),
-            line={"color": _INK, "dash": "dash", "width": 1},
-            annotation={"text": text, "font": {"color": _INK}, "xanchor": "left"},
-            annotation_position="top left",
+    done = table[(table["state"] == DONE) & table["val_accuracy"].notna()]
+    low, high = accuracy_range(done["val_accuracy"], [])
+    for fits in (False, True):  # those that fit are drawn over the others
+        for mark in MARKS:
+            _trials(figure, drawn_with(mark, done[done["fits"] == fits]), mark, low)
+    for state, symbol in ((STOPPED, "circle-open"), (FAILED, "x-thin-open")):
+        _trials(figure, table[table["state"] == state], Mark(state, symbol, GREY, 8), low)
+    best = table[table["best"].notna()]
+    if len(best):
+        figure.add_scatter(
+            x=best["trial"],
+            y=clipped(best["best"], low),
+            mode="lines",
+            name="best so far",
+            line={"color": BLUE, "width": 2.5, "shape": "hv"},
+            hoverinfo="skip",
         )
-    for entry in budgets:
-        if entry["budget"].endswith("bpw") and float(entry["budget"][:-3]) <= 2 * small["bits_per_weight"].max():
-            figure.add_vline(float(entry["budget"][:-3]), line={"color": _INK, "dash": "dot", "width": 1})
-    low = max(small["val_accuracy"].quantile(0.1), small["val_accuracy"].max() - 0.2) if len(small) else 0.0
-    top = max([*points["val_accuracy"], 0.01])
-    margin = max(top - low, 0.005) * 0.15
-    figure.update_yaxes(
-        title="validation accuracy, %", range=[100 * (low - margin), min(100 * (top + 1.6 * margin), 100.5)]
-    )
-    figure.update_xaxes(title="stored bits per weight", rangemode="tozero")
-    return _styled(figure, 460)
+    if not math.isnan(level):
+        line = {"color": ORANGE, "dash": "dot", "width": 1.5}
+        figure.add_hline(100 * max(level, low), name="best uniform", line=line)
+    figure.update_yaxes(accuracy_axis(low, high))
+    last = max([1, *table["trial"]])
+    figure.update_xaxes(range=[-0.02 * last - 0.3, 1.02 * last + 0.3], title="trial", tickformat="d")
+    return styled(figure, 340, top=12)
 
 
-def rates(layer_rates: pd.DataFrame) -> go.Figure:
-    """Rate of each layer of the chosen models, layers in network order."""
-    order = list(dict.fromkeys(layer_rates["layer"]))
-    names = list(dict.fromkeys(layer_rates["budget"]))
-    cell = {(row["budget"], row["layer"]): row for row in layer_rates.to_dict("records")}
-    figure = go.Figure(
-        go.Heatmap(
-            x=[html.escape(name) for name in order],
-            y=names,
-            z=[[cell[(name, layer)]["rate"] for layer in order] for name in names],
-            text=[[cell[(name, layer)]["label"] for layer in order] for name in names],
-            texttemplate="%{text}",
-            colorscale="Blues",
-            zmin=0,
-            zmax=max(1.0, layer_rates["rate"].max()) if layer_rates["rate"].notna().any() else 1.0,
-            colorbar={"title": {"text": "bits per weight"}, "thickness": 10},
-            hovertemplate="%{y}, %{x}: %{text}<extra></extra>",
-            xgap=2,
-            ygap=2,
-        )
-    )
-    kept = [(name, layer) for name in names for layer in order if cell[(name, layer)]["label"] == "kept"]
-    for name, layer in kept:
-        figure.add_annotation(x=html.escape(layer), y=name, text="kept", showarrow=False, font={"color": _INK})
-    figure.update_yaxes(autorange="reversed", title="budget", type="category", showgrid=False)
-    figure.update_xaxes(type="category", showgrid=False)
-    return _styled(figure, 150 + 46 * len(names))
+def _bars(points: pd.DataFrame) -> list[float]:
+    """Ends of the error bars, and full precision."""
+    several = points[points["val_std"].notna()]
+    ends = [*(several["val_accuracy"] - several["val_std"]), *(several["val_accuracy"] + several["val_std"])]
+    return [*ends, *points[points["kind"] == FULL]["val_accuracy"]]
 
 
-def gains(progress: pd.DataFrame) -> go.Figure:
-    """Gain over uniform at equal bits of every search training, and the best so far."""
-    figure = go.Figure()
-    done = progress[progress["gain"].notna()]
+def _lines(figure: go.Figure, row: int, small: pd.DataFrame, front: pd.DataFrame, ends: tuple[float, float]) -> None:
+    """The front, as what can be had within so many bits (it holds to the right end), and the uniform curve."""
+    low, widest = ends
+    uniform = small[small["kind"] == UNIFORM].sort_values("bits_per_weight")
+    front_y, uniform_y = clipped(front["val_accuracy"], low), clipped(uniform["val_accuracy"], low)
+    front_line = {"color": BLUE, "width": 2, "shape": "hv"}
+    uniform_line = {"color": ORANGE, "width": 1.2, "dash": "dot"}
+    for name, x, y, line in (
+        ("front", [*front["bits_per_weight"], widest], [*front_y, *front_y[-1:]], front_line),
+        ("uniform curve", [*uniform["bits_per_weight"]], uniform_y, uniform_line),
+    ):
+        if len(y) > 1:
+            figure.add_scatter(x=x, y=y, mode="lines", name=name, line=line, hoverinfo="skip", row=row, col=1)
+
+
+def _markers(figure: go.Figure, row: int, part: pd.DataFrame, mark: Mark, low: float) -> None:
+    if part.empty:
+        return
+    spread, confirmed = part["val_std"].astype(float), part["fidelity"].iloc[0] == CONFIRM
+    bars = {"type": "data", "array": 100 * spread.fillna(0), "thickness": 1.3, "width": 5}
     figure.add_scatter(
-        x=done["trial"],
-        y=100 * done["gain"],
+        x=part["bits_per_weight"],
+        y=clipped(part["val_accuracy"], low),
         mode="markers",
-        name="trial",
-        marker={"color": MUTED, "size": 6},
-        customdata=[[html.escape(row["label"]), html.escape(row["kind"])] for row in done.to_dict("records")],
-        hovertemplate=_HOVER,
+        name=mark.name,
+        marker={
+            "color": mark.color,
+            "symbol": symbols(part["val_accuracy"], mark, low),
+            "size": mark.size + 2 * confirmed,
+        },
+        error_y=bars if spread.notna().any() else None,
+        cliponaxis=False,
+        customdata=[point_hover(record) for record in part.to_dict("records")],
+        hovertemplate=HOVER,
+        row=row,
+        col=1,
     )
-    best = progress[progress["best_gain"].notna()]
+
+
+def _rings(figure: go.Figure, row: int, part: pd.DataFrame, low: float) -> None:
+    if part.empty:
+        return
     figure.add_scatter(
-        x=best["trial"],
-        y=100 * best["best_gain"],
-        mode="lines",
-        name="best so far",
-        line={"color": ACCENT, "shape": "hv"},
+        x=part["bits_per_weight"],
+        y=clipped(part["val_accuracy"], low),
+        mode="markers",
+        name="chosen",
+        marker={"color": BLUE, "symbol": "circle-open", "size": 19, "line": {"width": 2.5}},
+        cliponaxis=False,
         hoverinfo="skip",
+        row=row,
+        col=1,
     )
-    if len(done):
-        low = float(done["gain"].quantile(0.1))
-        high = float(done["gain"].max())
-        margin = max(high - low, 0.005) * 0.2
-        figure.update_yaxes(range=[100 * (low - margin), 100 * (high + margin)])
-    figure.update_yaxes(title="points over uniform")
-    figure.update_xaxes(title="training of the search")
-    return _styled(figure, 320)
 
 
-def _hover(row: Mapping[Any, Any]) -> list[str]:
-    spread = f" ± {100 * row['val_std']:.2f}" if row["seeds"] > 1 else ""
-    lines = (
-        f"{html.escape(row['kind'])}, {row['fidelity']}, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}",
-        f"{100 * row['val_accuracy']:.2f}{spread} % validation accuracy",
-        f"{row['bits_per_weight']:g} bits per weight, {row['payload_bits']:,} bits in all, {row['file_bytes']:,} bytes",
+def _full_precision(figure: go.Figure, row: int, full: "pd.Series[Any]") -> None:
+    """A line: at 32 bits per weight a point would push all others into a corner."""
+    mean = float(full["val_accuracy"])
+    figure.add_hline(
+        100 * mean,
+        name="full precision",
+        line={"color": GREY, "dash": "dash", "width": 1.5},
+        annotation={
+            "text": f"full precision {percent(mean, full['val_std'])} %",
+            "font": {"size": 12},
+            "x": 0.01,
+            "xanchor": "left",
+            "yanchor": "bottom",
+        },
+        row=row,  # type: ignore[arg-type]  # plotly's hint says str
+        col=1,  # type: ignore[arg-type]
     )
-    return [html.escape(row["label"]), "<br>".join(lines)]
 
 
-def _styled(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(
-        template="none",
-        height=height,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": _INK},
-        margin={"l": 64, "r": 16, "t": 16, "b": 52},
-        legend={"orientation": "h", "y": -0.2, "x": 0},
-        hoverlabel={"align": "left"},
+def _budget_lines(figure: go.Figure, budgets: list[str], widest: float, rows: int) -> None:
+    values = sorted((budget.value, budget.text) for budget in map(Budget.parse, budgets) if budget.kind == "bpw")
+    labelled = -math.inf
+    for value, text in values:
+        if value > widest:
+            continue
+        line = {"color": GREY, "width": 1, "dash": "dot"}
+        for row in range(1, rows + 1):
+            yref = _domain(row)
+            figure.add_shape(type="line", x0=value, x1=value, y0=0, y1=1, yref=yref, xref="x", line=line, name="budget")
+        if value - labelled > _LABEL_ROOM * widest:
+            labelled = value
+            figure.add_annotation(
+                x=value,
+                y=0,
+                yref=_domain(1),
+                text=text_in_plot(text),
+                textangle=-90,
+                xanchor="left",
+                yanchor="bottom",
+                showarrow=False,
+                font={"size": 11},
+            )
+
+
+def _panel_title(figure: go.Figure, row: int, text: str) -> None:
+    figure.add_annotation(
+        text=f"<b>{text}</b>",
+        x=0,
+        xref="x domain",
+        xanchor="left",
+        y=1,
+        yref=_domain(row),
+        yanchor="bottom",
+        yshift=6,
+        showarrow=False,
     )
-    figure.update_xaxes(gridcolor="rgba(128,136,144,0.2)", zeroline=False, automargin=True)
-    figure.update_yaxes(gridcolor="rgba(128,136,144,0.2)", zeroline=False, automargin=True)
-    return figure
+
+
+def _domain(row: int) -> str:
+    """plotly's name of the height of a panel, from 0 to 1."""
+    return f"y{row if row > 1 else ''} domain"
+
+
+def _trials(figure: go.Figure, part: pd.DataFrame, mark: Mark, low: float) -> None:
+    if part.empty:
+        return
+    values = part["val_accuracy"].astype(float).fillna(low)  # what failed has none, and stands on the edge
+    figure.add_scatter(
+        x=part["trial"],
+        y=clipped(values, low),
+        mode="markers",
+        name=mark.name,
+        marker={
+            "color": mark.color,
+            "symbol": mark.symbol if "open" in mark.symbol else symbols(values, mark, low),
+            "size": mark.size - 1,
+            "opacity": [1.0 if fits else 0.4 for fits in part["fits"]],
+        },
+        cliponaxis=False,
+        customdata=[trial_hover(record) for record in part.to_dict("records")],
+        hovertemplate=HOVER,
+    )

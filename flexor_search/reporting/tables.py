@@ -1,15 +1,20 @@
-"""The numbers behind every figure and table of the report, as plain data, so that they are tested without a browser."""
+"""What a run measured, as plain data: the numbers behind the figures, so that they are tested without a browser."""
 
+import json
 import math
 from typing import Any
 
 import pandas as pd
 
-from flexor_search.planning import pareto_front
+from flexor_search.errors import UsageError
+from flexor_search.planning import Budget, pareto_front
 from flexor_search.runs import CONFIRM, DONE, SEARCH, Run
 
-FULL = "full precision"
-POINT_COLUMNS = [
+FULL, UNIFORM, CHOSEN = "full precision", "uniform", "chosen"
+SIZE_RULE = "size rule"
+"""How the kinds of the weights^-gamma family begin."""
+
+FRONT_COLUMNS = [
     "fidelity",
     "kind",
     "digest",
@@ -22,143 +27,99 @@ POINT_COLUMNS = [
     "val_std",
     "seeds",
 ]
+"""Columns of front.csv."""
+
+_SHARED = ["kind", "label", "bits_per_weight", "nominal_bits_per_weight", "payload_bits", "file_bytes"]
 
 
 def points(run: Run) -> pd.DataFrame:
     """Every allocation that finished training, once for each fidelity.
 
-    Search trials are shorter than confirmations, so the two do not compare and are never mixed.
+    Search trainings are shorter than confirmations, so the two do not compare and are never averaged. Of a training
+    that was made again the last counts.
 
     Returns:
-        Columns POINT_COLUMNS; `val_accuracy` is the mean over `seeds` trainings, `val_std` NaN for one.
+        FRONT_COLUMNS and `trial`. `val_accuracy` is the mean over `seeds` trainings, `val_std` their standard deviation
+        (NaN for one), `trial` the number of the most accurate of them. Order of first training.
     """
     frame = run.frame()
-    frame = frame[frame["state"] == DONE]
+    frame = frame[(frame["state"] == DONE) & frame["val_accuracy"].notna()]
+    frame = frame.drop_duplicates(["phase", "digest", "seed"], keep="last")
     if frame.empty:
-        return pd.DataFrame(columns=POINT_COLUMNS)
-    grouped = frame.groupby(["phase", "digest"], sort=False)
-    table = grouped.agg(
-        kind=("kind", "first"),
-        label=("label", "first"),
-        bits_per_weight=("bits_per_weight", "first"),
-        nominal_bits_per_weight=("nominal_bits_per_weight", "first"),
-        payload_bits=("payload_bits", "first"),
-        file_bytes=("file_bytes", "first"),
-        val_accuracy=("val_accuracy", "mean"),
-        val_std=("val_accuracy", "std"),
-        seeds=("seed", "count"),
-    ).reset_index()
-    return table.rename(columns={"phase": "fidelity"})[POINT_COLUMNS]
+        return pd.DataFrame(columns=[*FRONT_COLUMNS, "trial"])
+    groups = frame.groupby(["phase", "digest"], sort=False)
+    table = groups[_SHARED].first()
+    table["val_accuracy"] = groups["val_accuracy"].mean()
+    table["val_std"] = groups["val_accuracy"].std()
+    table["seeds"] = groups["seed"].count()
+    best = frame.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])
+    table["trial"] = best.groupby(["phase", "digest"])["number"].first()
+    return table.reset_index().rename(columns={"phase": "fidelity"})[[*FRONT_COLUMNS, "trial"]]
 
 
 def front(run: Run) -> pd.DataFrame:
-    """The Pareto front of validation accuracy against bits per weight, of each fidelity by itself.
+    """The Pareto front of validation accuracy against stored bits per weight, of each fidelity by itself.
 
     Returns:
-        Columns POINT_COLUMNS, the front of the confirmation first, then the search's, each by ascending size. The
-        full-precision model is no point of it.
+        FRONT_COLUMNS; the confirmed front, then the search's, each by ascending size. The full-precision model is what
+        all others are compared with, and no point of a front.
     """
-    table = points(run)
-    parts = []
+    table = points(run)[FRONT_COLUMNS]
+    small = table[table["kind"] != FULL]
+    rows: list[int] = []
     for fidelity in (CONFIRM, SEARCH):
-        same = table[(table["fidelity"] == fidelity) & (table["kind"] != FULL)]
+        same = small[small["fidelity"] == fidelity]
         chosen = pareto_front(list(zip(same["bits_per_weight"], same["val_accuracy"], strict=True)))
-        parts.append(same.iloc[chosen])
-    return pd.concat(parts, ignore_index=True)
+        rows += [int(same.index[i]) for i in chosen]
+    return table.loc[rows].reset_index(drop=True)
 
 
-def result_rows(summary: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """What came out, a row for each budget and model: chosen, uniform, full precision.
-
-    Returns:
-        Keys: budget, model, bits_per_weight, file_bytes, val_mean, val_std, test_mean, test_std, seeds, verified, and
-        for the chosen model `gain` over uniform in test accuracy with standard error `gain_error` (None if unknown).
-    """
-    rows = []
-    for entry in (summary or {}).get("budgets", []):
-        for model, body in (("chosen", entry), ("uniform", entry["uniform"]), (FULL, entry["full_precision"])):
-            if body is None:
-                continue
-            validation, test = body["val_accuracy"], body["test_accuracy"] or {}
-            rows.append(
-                {
-                    "budget": entry["budget"],
-                    "model": model,
-                    "bits_per_weight": body["bits_per_weight"],
-                    "file_bytes": body["file_bytes"],
-                    "val_mean": validation["mean"],
-                    "val_std": validation["std"],
-                    "test_mean": test.get("mean"),
-                    "test_std": test.get("std"),
-                    "seeds": len(validation["seeds"]),
-                    "verified": body["verified"],
-                    "gain": None,
-                    "gain_error": None,
-                }
-            )
-            if model == "chosen" and entry["uniform"] is not None:
-                rows[-1] |= dict(zip(("gain", "gain_error"), _difference(entry, entry["uniform"]), strict=True))
-    return rows
-
-
-def layer_rates(summary: dict[str, Any] | None) -> pd.DataFrame:
-    """Rate of every layer of the chosen models.
-
-    Returns:
-        Columns budget, layer, rate (nominal bits per weight, NaN for kept layers), label; layers in network order.
-    """
-    rows = []
-    for entry in (summary or {}).get("budgets", []):
-        for layer, spec in entry["allocation"]["layers"].items():
-            kept = spec["family"] == "kept"
-            planes = spec.get("n_planes", 1)
-            rows.append(
-                {
-                    "budget": entry["budget"],
-                    "layer": layer or "(model)",
-                    "rate": math.nan if kept else planes * spec["n_in"] / spec["n_out"],
-                    "label": "kept"
-                    if kept
-                    else (f"{planes}x" if planes > 1 else "") + f"{spec['n_in']}/{spec['n_out']}",
-                }
-            )
-    return pd.DataFrame(rows, columns=["budget", "layer", "rate", "label"])
+def chosen_digests(run: Run, summary: dict[str, Any] | None) -> set[str]:
+    """Digests of the chosen models."""
+    chosen = [entry["allocation"] for entry in (summary or {}).get("budgets", [])]
+    return {m.digest for m in run.measurements if chosen and json.loads(m.allocation) in chosen}
 
 
 def progress(run: Run) -> pd.DataFrame:
-    """How the search went.
+    """How the search went under the first budget.
 
     Returns:
-        For each search training: trial (from 1), bits_per_weight, val_accuracy (NaN unless it finished), state, kind,
-        and gain: its accuracy less the uniform curve's at equal bits, linear between the uniform models measured.
+        A row for each search training: trial (its number in the run), kind, label, bits_per_weight, file_bytes, state,
+        val_accuracy (of a stopped one, the last seen), fits (the first budget), and best: the best accuracy so far of
+        those that finished and fit, NaN before there is one.
     """
     frame = run.frame()
     frame = frame[frame["phase"] == SEARCH].reset_index(drop=True)
-    done = frame["state"] == DONE
-    table = frame[["bits_per_weight", "state", "kind", "label"]].copy()
-    table.insert(0, "trial", range(1, len(frame) + 1))
-    table["val_accuracy"] = frame["val_accuracy"].where(done)
-    uniform = frame[done & (frame["kind"] == "uniform")].sort_values("bits_per_weight")
-    table["gain"] = math.nan
-    if len(uniform):
-        curve = pd.Series(uniform["val_accuracy"].to_numpy(), index=uniform["bits_per_weight"].to_numpy())
-        table["gain"] = table["val_accuracy"] - [_interpolate(curve, bits) for bits in table["bits_per_weight"]]
-    table["best_gain"] = table["gain"].cummax().ffill()
+    fits = [_fits(run, row) for row in frame.to_dict("records")]
+    columns = ["kind", "label", "bits_per_weight", "file_bytes", "state", "val_accuracy"]
+    table = frame[columns].copy()
+    table.insert(0, "trial", frame["number"])
+    table["fits"] = pd.Series(fits, dtype=bool)
+    counted = table["val_accuracy"].astype(float).where(table["fits"] & (table["state"] == DONE))
+    table["best"] = counted.cummax().ffill()
     return table
 
 
-def _interpolate(curve: "pd.Series[float]", at: float) -> float:
-    import numpy as np
+def uniform_level(table: pd.DataFrame) -> float:
+    """The best accuracy of a uniform model among those of `progress` that finished and fit; NaN if there is none."""
+    uniform = table[(table["kind"] == UNIFORM) & (table["state"] == DONE) & table["fits"]]
+    return float(uniform["val_accuracy"].max()) if len(uniform) else math.nan
 
-    return float(np.interp(at, curve.index.to_numpy(dtype=float), curve.to_numpy(dtype=float)))
 
-
-def _difference(entry: dict[str, Any], other: dict[str, Any]) -> tuple[float | None, float | None]:
-    """Difference of two mean test accuracies, and its standard error."""
-    ours, theirs = entry["test_accuracy"], other["test_accuracy"]
-    if not ours or not theirs:
-        return None, None
-    gain = ours["mean"] - theirs["mean"]
-    if ours["std"] is None or theirs["std"] is None:
-        return gain, None
-    return gain, math.sqrt(ours["std"] ** 2 / len(ours["seeds"]) + theirs["std"] ** 2 / len(theirs["seeds"]))
+def _fits(run: Run, row: dict[Any, Any]) -> bool:
+    """Whether a measurement is within the run's first budget."""
+    budgets = run.question.get("budgets") or []
+    if not budgets:
+        return True
+    first = Budget.parse(str(budgets[0]))
+    if first.kind == "bpw":
+        return row["bits_per_weight"] <= first.value
+    if first.kind == "bytes":
+        return row["file_bytes"] <= first.value
+    # The float model's bytes, which a ratio is a ratio to, are in no measurement; but every training was projected onto
+    # a budget, and keeps it.
+    try:
+        own = Budget.parse(row["budget"])
+    except UsageError:
+        return False
+    return own.kind == first.kind and own.value <= first.value

@@ -129,7 +129,7 @@ def _describe(space: SearchSpace, group: Group, readings: TestReadings | None) -
     seeds = [m.seed for m in group.measurements]
     return {
         "bits_per_weight": allocation.bits_per_weight,
-        "payload_bits": allocation.weight_bits,
+        "payload_bits": allocation.weight_bits if is_full else allocation.payload_bits,
         "file_bytes": file_bytes,
         "file_bits_per_weight": round(8 * file_bytes / space.model.n_weights, 4),
         "nominal_bits_per_weight": round(allocation.nominal_bits_per_weight, 4),

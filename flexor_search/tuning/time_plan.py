@@ -1,8 +1,10 @@
 """How long a run will take, measured before it starts on a few steps of the real training."""
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 
+from flexor_search.errors import TrainingError
 from flexor_search.planning import Allocation
 from flexor_search.quantization import quantize_
 from flexor_search.runs import CONFIRM, SEARCH
@@ -41,6 +43,7 @@ def _seconds_per_image(measurer: Measurer, allocation: Allocation) -> float:
         count = min(len(data.train), recipe.batch_size * steps)
         sample = replace(data, train=data.train.take(count), validation=data.validation.take(200))
         started = time.perf_counter()
-        train(model, sample, recipe, seed=0, device=measurer.device)
+        with suppress(TrainingError):  # to be told by the training that it fails, not by its timing
+            train(model, sample, recipe, seed=0, device=measurer.device)
         seconds = time.perf_counter() - started
     return seconds / count

@@ -5,14 +5,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from flexor_search.runs import CONFIRM, DONE, SEARCH, Measurement, Run
+from flexor_search.planning import LayerSpec
+from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Measurement, Run
 
 QUESTION = {"workload": "made", "budgets": ["0.7bpw"], "trials": 4, "seed": 0, "recipe_fields": {"epochs": 2}}
+FULL = {"kind": "full precision", "digest": "full", "label": "- -", "phase": CONFIRM, "budget": ""}
 
 
-def made_run(folder: Path, measurements: list[Measurement], question: dict[str, Any] | None = None) -> Run:
+def made_run(folder: Path, measurements: list[Measurement], **question: Any) -> Run:
     """A run folder that holds these measurements."""
-    run = Run.start(folder, question or QUESTION, {"model": "m"})
+    run = Run.start(folder, QUESTION | question, {"model": "abc123"})
     for measurement in measurements:
         run.append(measurement)
     return run
@@ -47,33 +49,31 @@ def measured(number: int, accuracy: float, bits: float, **changes: Any) -> Measu
 
 def failed(number: int, bits: float) -> Measurement:
     """A training whose loss was not a number."""
-    return measured(number, math.nan, bits, state="failed", val_loss=math.nan, reason="the loss is nan, <b>sadly</b>")
+    return measured(number, math.nan, bits, state=FAILED, val_loss=math.nan, reason="the loss is nan, <b>sadly</b>")
 
 
-def example(folder: Path) -> Run:
-    """Search trials, a failure, and two confirmed allocations with three seeds each."""
-    searched = [
-        measured(0, 0.90, 0.7, kind="uniform"),
-        measured(1, 0.80, 0.3, kind="uniform"),
-        measured(2, 0.92, 0.5),
-        failed(3, 0.6),
-        measured(4, 0.91, 0.68, kind="size rule 0.5"),
-    ]
-    confirmed = [
-        measured(5 + i, accuracy, 0.7, kind="uniform", digest="d0", phase=CONFIRM, seed=1000 + i)
-        for i, accuracy in enumerate((0.93, 0.94, 0.95))
-    ] + [
-        measured(8 + i, accuracy, 0.5, digest="d2", phase=CONFIRM, seed=1000 + i)
-        for i, accuracy in enumerate((0.95, 0.96, 0.97))
-    ]
-    full = [measured(11, 0.98, 32.0, kind="full precision", digest="df", phase=CONFIRM, label="- -")]
-    run = made_run(folder, searched + confirmed + full)
-    run.write_summary(summary())
-    return run
+def stopped(number: int, accuracy: float, bits: float) -> Measurement:
+    """A training that was stopped as weak."""
+    return measured(number, accuracy, bits, state=STOPPED, reason="weak after epoch 1")
+
+
+def confirmed(number: int, accuracies: tuple[float, ...], bits: float, **changes: Any) -> list[Measurement]:
+    """One allocation trained in full with a seed for each accuracy."""
+    fields = {"phase": CONFIRM, "digest": f"d{number}"} | changes
+    return [measured(number + i, accuracy, bits, seed=1000 + i, **fields) for i, accuracy in enumerate(accuracies)]
+
+
+def allocation(*rates: str) -> dict[str, Any]:
+    """An allocation's JSON: first layer kept by decision of the space, then one layer for each rate."""
+    layers: dict[str, Any] = {"first<script>": {"family": "kept"}}
+    for i, rate in enumerate(rates):
+        n_in, n_out = map(int, rate.split("/"))
+        layers[f"stage{i // 4}.{i % 4}.conv"] = LayerSpec("systematic", n_in, n_out).to_json()
+    return {"kept_dtype": "float16", "layers": layers, "not_searched": ["first<script>"]}
 
 
 def result(mean: float, std: float | None, bits: float, **changes: Any) -> dict[str, Any]:
-    """What summary.json says of one model."""
+    """What summary.json says of one model; test accuracies are a point below those of validation."""
     seeds = [1000, 1001, 1002] if std is not None else [1000]
     return {
         "bits_per_weight": bits,
@@ -85,20 +85,59 @@ def result(mean: float, std: float | None, bits: float, **changes: Any) -> dict[
         "test_accuracy": {"mean": mean - 0.01, "std": std, "seeds": seeds},
         "test_accuracy_shipped": mean - 0.01,
         "verified": True,
-        "allocation": {
-            "kept_dtype": "float16",
-            "layers": {
-                "first<script>": {"family": "kept"},
-                "mid": {"family": "systematic", "n_in": 8, "n_out": 20},
-                "last": {"family": "systematic", "n_in": 5, "n_out": 10, "n_planes": 2},
-            },
-            "not_searched": ["first<script>"],
-        },
+        "allocation": allocation("8/20", "12/20"),
     } | changes
 
 
-def summary() -> dict[str, Any]:
-    """The summary of `example`."""
-    entry = {"budget": "0.7bpw"} | result(0.96, 0.01, 0.5)
-    entry |= {"uniform": result(0.94, 0.02, 0.7), "full_precision": result(0.98, None, 32.0)}
-    return {"state": "complete", "budgets": [entry]}
+def entry(budget: str = "0.7bpw", **changes: Any) -> dict[str, Any]:
+    """A budget's entry of a summary: 0.5 bits per weight beat 0.7 uniform ones by two points."""
+    uniform = result(0.94, 0.02, 0.7, allocation=allocation("14/20", "14/20"))
+    full = result(0.98, None, 32.0)
+    return {"budget": budget, **result(0.96, 0.01, 0.5), "uniform": uniform, "full_precision": full} | changes
+
+
+def summary(*entries: dict[str, Any], state: str = "complete") -> dict[str, Any]:
+    """A summary."""
+    return {"state": state, "budgets": list(entries) or [entry()]}
+
+
+def example(folder: Path) -> Run:
+    """Search trials with a failure and a stopped one, two confirmed allocations with three seeds, full precision."""
+    chosen = {"digest": "d2", "label": "8/20 12/20", "allocation": json.dumps(allocation("8/20", "12/20"))}
+    run = made_run(
+        folder,
+        [
+            measured(0, 0.90, 0.7, kind="uniform"),
+            measured(1, 0.80, 0.3, kind="uniform"),
+            measured(2, 0.92, 0.5, **chosen),
+            failed(3, 0.6),
+            measured(4, 0.91, 0.68, kind="size rule 0.5"),
+            stopped(5, 0.4, 0.65),
+            *confirmed(6, (0.93, 0.94, 0.95), 0.7, kind="uniform", digest="d0"),
+            *confirmed(9, (0.95, 0.97, 0.96), 0.5, **chosen),
+            measured(12, 0.98, 32.0, **FULL),
+        ],
+    )
+    run.write_summary(summary())
+    return run
+
+
+def large(folder: Path, n_trials: int = 500, n_layers: int = 21) -> Run:
+    """A long run: several budgets, many layers with long names, labels that are long too."""
+    budgets = {"0.3bpw": 6, "0.5bpw": 10, "0.9bpw": 18, "48KiB": 14}
+    label = " ".join(["12/20"] * n_layers)
+    trials = [
+        measured(i, 0.6 + 0.3 * (i % 97) / 97, 0.2 + 0.7 * ((i * 37) % n_trials) / n_trials, label=label)
+        for i in range(n_trials)
+    ]
+    chosen = []
+    for i, n_in in enumerate(budgets.values()):
+        found = {"allocation": json.dumps(allocation(*[f"{n_in}/20"] * n_layers)), "label": label, "digest": f"c{i}"}
+        chosen += confirmed(n_trials + 3 * i, (0.9 + i / 100, 0.91 + i / 100, 0.93 + i / 100), n_in / 20, **found)
+    run = made_run(folder, [*trials, *chosen], budgets=list(budgets))
+    entries = []
+    for budget, n_in in budgets.items():
+        rates = [f"{n_in - i % 3}/20" for i in range(n_layers)]
+        entries.append(entry(budget, **result(0.9, 0.01, n_in / 20, allocation=allocation(*rates))))
+    run.write_summary(summary(*entries))
+    return run

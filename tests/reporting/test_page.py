@@ -1,98 +1,170 @@
-"""The report as a page: self-contained, escaped, bounded in size, and alive in a real browser."""
+"""The report as a page: self-contained, escaped, bounded in size, and there at any time of a run."""
 
-import json
 import re
-import shutil
-from pathlib import Path
 
 import pytest
+from plotly.offline import get_plotlyjs
 
-from flexor_search.reporting import page, write_report
+from flexor_search.reporting import write_report
 
-from .made_run import QUESTION, example, made_run, measured
-
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1200,1800"
-)
+from .made_run import confirmed, entry, example, failed, large, made_run, measured, result, stopped, summary
 
 
-def own_text(text: str) -> str:
-    """The page without the plotly library."""
-    return re.sub(r"<script>/\*\*.*?</script>", "", text, count=1, flags=re.DOTALL)
+def page(run) -> str:
+    """The written report."""
+    return write_report(run).read_text(encoding="utf-8")
 
 
-def test_it_needs_nothing_from_outside(tmp_path):
-    text = own_text(page(example(tmp_path)))
-    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)""", text)
-    assert "@import" not in text
-    assert len(text) < 200_000
+def own_text(run) -> str:
+    """The report without the plotly library."""
+    return page(run).replace(get_plotlyjs(), "")
 
 
-def test_names_from_users_are_escaped(tmp_path):
-    evil = "</script><img src=x onerror=alert(1)>"
-    run = made_run(tmp_path, [measured(0, 0.9, 0.5, label=evil, kind=evil)], QUESTION | {"workload": evil})
-    text = own_text(page(run))
-    assert "<img" not in text
-    assert "</script><img" not in text
+def words(run) -> str:
+    """What a reader sees: no scripts, no tags."""
+    text = re.sub(r"<(script|style)\b.*?</\1>", " ", own_text(run), flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
 
 
-def test_every_budget_gets_a_card_and_its_rows(tmp_path):
+def test_it_needs_nothing_from_outside_and_holds_plotly_once(tmp_path):
     run = example(tmp_path)
-    body = json.loads((tmp_path / "summary.json").read_text())
-    body["budgets"].append(body["budgets"][0] | {"budget": "48KiB"})
-    run.write_summary(body)
-    text = own_text(page(run))
-    assert text.count('class="card"') == 2
+    assert page(run).count(get_plotlyjs()) == 1
+    text = own_text(run)
+    assert "default-src 'none'" in text
+    assert not re.search(r"""\b(src|href|action)\s*=\s*["']?(?!["']?data:)""", text)
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert len(text) < 60_000
+
+
+def test_sections_stand_in_the_order_of_the_readers_questions(tmp_path):
+    titles = re.findall("<h2>(.*?)</h2>", own_text(example(tmp_path)))
+    assert titles == [
+        "Budget 0.7bpw",
+        "Beside uniform and full precision",
+        "Accuracy against size",
+        "The rate of each layer",
+        "Where the bytes go",
+        "Progress of the search",
+        "How it was made",
+        "All measurements",
+    ]
+
+
+def test_what_came_out_is_at_the_top(tmp_path):
+    text = words(example(tmp_path))
+    start = text[: text.index("Accuracy against size")]
+    for part in (
+        "The most accurate model within 0.7bpw",
+        "13 trainings (6 in the search, 7 to confirm, 1 stopped early, 1 failed) that took 13 s",
+        "file read back, verified bit for bit",
+        "test accuracy 95.00 % ± 1.00",
+        "262 bytes",
+        "+2.00 ± 1.29 points",
+        "\N{MINUS SIGN}2.00 points",
+        "at 1/16 of its 4,200 bytes",
+        "chosen 0.5 262 96.00 ± 1.00 95.00 ± 1.00",
+        "uniform 0.7 287 94.00 ± 2.00 93.00 ± 2.00",
+        "full precision 32 4,200 98.00 97.00",
+    ):
+        assert part in start
+
+
+def test_every_budget_gets_its_part(tmp_path):
+    run = example(tmp_path)
+    run.write_summary(summary(entry("0.7bpw"), entry("48KiB", verified=False, uniform=None, full_precision=None)))
+    text = own_text(run)
+    assert text.count('<article class="outcome">') == 2
     assert text.count('<tr class="chosen">') == 2
-    assert "+2.00 ± 1.29 points over uniform" in text
+    assert text.count('<tr class="group">') == 2
+    assert text.count('class="bar"') == 2
+    assert "file not verified" in text
+    assert "not measured" in text
 
 
-def test_500_trials_stay_small(tmp_path):
-    run = made_run(tmp_path, [])
-    run._measurements.extend(measured(i, 0.5 + i / 2000, 0.2 + i / 1000, label="20/20 " * 18) for i in range(500))
-    assert len(page(run)) < 8_000_000
+def test_rates_stand_in_network_order_with_every_layer(tmp_path):
+    run = large(tmp_path, n_trials=20)
+    table = re.search(r'<table class="heat".*?</table>', own_text(run), re.DOTALL)[0]
+    layers = re.findall(r'scope="row">(.*?)</th>', table)
+    assert layers == ["first&lt;script&gt;", *(f"stage{i // 4}.{i % 4}.conv" for i in range(21))]
+    cells = re.findall(r"--share:([\d.]+)\" title=\"[^\"]*\">([^<]*)<", table)
+    assert cells[:4] == [("0.000", "kept")] * 4
+    assert cells[4:8] == [("0.300", "6/20"), ("0.500", "10/20"), ("0.900", "18/20"), ("0.700", "14/20")]
 
 
-@pytest.fixture
-def browser(tmp_path):
-    if not shutil.which("chromium") or not shutil.which("chromedriver"):
-        pytest.skip("needs Debian's chromium and chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=str(shutil.which("chromedriver")))
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
-
-
-def _open(browser, path: Path) -> None:
-    browser.get(path.resolve().as_uri())
+def test_names_from_users_are_escaped_everywhere(tmp_path):
+    evil = "</script><img src=x onerror=alert(1)>'\"&amp;<!--"
+    chosen = entry(evil, **result(0.9, 0.1, 0.5, allocation={"kept_dtype": "f", "layers": {evil: {"family": "kept"}}}))
+    measurements = [
+        measured(0, 0.9, 0.5, label=evil, kind=evil),
+        measured(1, 0.9, 0.6, label=evil, kind="uniform", reason=evil, state="failed"),
+        *confirmed(2, (0.9, 0.8), 0.4, kind="size rule " + evil, label=evil),
+    ]
+    run = made_run(tmp_path, measurements, workload=evil, recipe_fields={evil: evil}, data=evil)
+    run.write_summary(summary(chosen))
+    text = own_text(run)
+    assert "<img" not in text
+    assert "<!--" not in text
+    assert text.count("</script>") == 4  # two figures' data, plotly, and the page's own
+    assert text.count("onerror=alert(1)") > 10
 
 
-@pytest.mark.browser
-def test_it_is_alive_in_chromium(browser, tmp_path):
-    _open(browser, write_report(example(tmp_path / "run")))
-    assert browser.get_log("browser") == []
-    # 4 search trials, 2 confirmed; full precision is a line, not a point
-    assert len(browser.find_elements("css selector", "#pareto .scatterlayer .point")) == 6
-    cells = browser.find_elements("css selector", "#rates .heatmaplayer image, #rates .heatmap-label")
-    assert len(cells) >= 3
-    browser.execute_script("Plotly.Fx.hover('pareto', [{curveNumber: 1, pointNumber: 0}])")
-    shown = browser.find_element("css selector", "#pareto .hoverlayer").text
-    assert "/20" in shown
-    assert "bits per weight" in shown
+@pytest.mark.parametrize(
+    ("measurements", "says", "figures"),
+    [
+        ([], "Nothing was trained yet.", 0),
+        ([failed(0, 0.5)], "1 training (1 in the search, 1 failed)", 0),
+        ([measured(0, 0.5, 0.5)], "Best so far under the first budget: 50.00 % validation accuracy at 0.5 bits", 2),
+        ([measured(0, 0.5, 0.9)], "Not finished: nothing was chosen yet.", 2),
+        ([measured(0, 0.5, 0.5), stopped(1, 0.4, 0.4), failed(2, 0.3)], "Not drawn: 1 stopped early as weak and 1", 2),
+        (confirmed(0, (0.9,), 0.5), "1 training (1 to confirm)", 1),
+    ],
+    ids=["nothing", "a failure", "one", "over the budget", "each state", "confirmed only"],
+)
+def test_it_is_there_at_any_time_of_a_run(tmp_path, measurements, says, figures):
+    run = made_run(tmp_path, measurements)
+    assert says in words(run)
+    assert own_text(run).count('<div class="plot"') == figures
+    assert "nan" not in words(run).replace("the loss is nan", "")
 
 
-@pytest.mark.browser
-def test_it_does_not_overflow_a_phone(browser, tmp_path):
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-    )
-    _open(browser, write_report(example(tmp_path / "run")))
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+def test_best_so_far_is_the_last_improvement(tmp_path):
+    made = [measured(0, 0.5, 0.5), measured(1, 0.7, 0.6), measured(2, 0.65, 0.4), measured(3, 0.9, 0.9)]
+    assert "70.00 % validation accuracy at 0.6 bits per weight" in words(made_run(tmp_path, made))
+
+
+def test_an_interrupted_run_says_so(tmp_path):
+    run = example(tmp_path)
+    unread = {"test_accuracy": None, "test_accuracy_shipped": None}
+    body = entry(uniform=None, full_precision=None, **{**result(0.9, None, 0.5), **unread})
+    run.write_summary(summary(body, state="interrupted"))
+    text = words(run)
+    assert "the test set was not read" in text
+    assert "validation accuracy 90.00 %" in text
+    assert "1 seed" in text
+
+
+def test_it_says_how_it_was_made(tmp_path):
+    question = {"versions": {"torch": "2.6"}, "epochs": 0, "data": "", "recipe_fields": {"batch_size": 64}}
+    text = words(made_run(tmp_path, [], **question))
+    for part in ("workload made", "seed 0", "Recipe batch size 64", "Versions torch 2.6", "Fingerprint model abc123"):
+        assert part in text
+    assert "epochs" not in text[: text.index("All measurements")]
+
+
+def test_all_measurements_are_listed_with_reasons(tmp_path):
+    text = own_text(example(tmp_path))
+    table = text[text.index('<table class="all">') :]
+    assert table.count("<tr>") == 1 + 13
+    assert "the loss is nan, &lt;b&gt;sadly&lt;/b&gt;" in table
+
+
+def test_a_long_run_stays_small(tmp_path):
+    run = large(tmp_path)
+    assert write_report(run).stat().st_size < 8_000_000
+
+
+def test_a_second_report_replaces_the_first_and_leaves_nothing_else(tmp_path):
+    run = example(tmp_path)
+    first = page(run)
+    assert page(run) == first
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
