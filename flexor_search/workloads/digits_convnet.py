@@ -54,5 +54,5 @@ WORKLOAD = Workload(
     load=load,
     recipe=Recipe(learning_rate=5e-3, epochs=30, batch_size=64, search_epochs=15, threads=1),
     trials=40,
-    timeout_seconds=100.0,
+    timeout_seconds=75.0,
 )
