@@ -1,0 +1,96 @@
+"""What a notebook calls: the same route, an observer that hears everything, errors as exceptions."""
+
+import shutil
+
+import pytest
+import torch
+from tuning.models import Recorder
+
+from flexor_search import api
+from flexor_search.errors import RunError, UsageError
+from flexor_search.question import Question, plan
+from flexor_search.runs import Run
+
+
+@pytest.fixture
+def copied(real_run, tmp_path):
+    shutil.copytree(real_run.folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_an_observer_hears_the_whole_run_in_order(copied):
+    observer = Recorder()
+    run = api.search(Question("0.7bpw", trials=6, epochs=4, seeds=2, device="cpu"), copied, observer)
+    kinds = [event[0] for event in observer.events if event[0] != "message"]
+    rows = run.measurements
+    search, confirmation = 6, len(rows) - 6
+    assert kinds == [
+        *("planned", "phase", *["begin", "measured"] * search),
+        *("phase", *["begin", "measured"] * confirmation),
+    ]
+    assert observer.of("phase") == [("search", 6), ("confirm", confirmation)]
+    assert [m for m, _ in observer.of("measured")] == list(rows)
+    (phases,) = observer.of("planned")[0]
+    assert [(phase.name, phase.trainings, phase.epochs) for phase in phases] == [("search", 6, 2), ("confirm", 8, 4)]
+    messages = [text for (text,) in observer.of("message")]
+    assert messages[0].startswith("recipe: adam")
+    assert "packed file verified" in messages[-1]
+    log = (copied / "run.log").read_text()
+    assert all(text in log for text in messages)
+
+
+def test_after_a_run_its_folder_is_free_and_its_log_closed(copied):
+    for _ in range(2):
+        run = api.resume(copied)
+    run.lock()
+    run.unlock()
+    log = (copied / "run.log").read_text().splitlines()
+    assert sum("recipe: adam" in line for line in log) == 3  # once for each time, the first in another process
+
+
+def test_export_report_and_verify_return_what_they_made(copied):
+    path = api.export(copied, budget="0.7bpw")
+    assert path == copied / "model-0.7bpw.safetensors"
+    assert api.verify(path).passed == api.verify(str(path)).passed
+    assert api.export(str(copied), trial=0, to=copied / "x.safetensors") == copied / "x.safetensors"
+    assert api.report(copied) == copied / "report.html"
+
+
+def test_export_says_when_the_file_of_a_trial_is_gone(copied):
+    Run.open(copied).trained_path(0).unlink()
+    with pytest.raises(UsageError, match="left no model"):
+        api.export(copied, trial=0)
+
+
+def test_errors_are_exceptions(tmp_path):
+    with pytest.raises(RunError):
+        api.resume(tmp_path)
+    with pytest.raises(UsageError):
+        Question("0.7")
+
+
+def test_a_plan_touches_no_data_and_resolves_everything():
+    planned = plan(Question("0.7bpw,48KiB", epochs=8))
+    assert [budget.text for budget in planned.budgets] == ["0.7bpw", "48KiB"]
+    assert (planned.workload.name, planned.device in ("cpu", "cuda")) == ("digits-convnet", True)
+    assert (planned.workload.recipe.epochs, planned.workload.recipe.search_epochs) == (8, 4)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7])
+def test_search_trials_are_shortened_in_proportion_and_never_to_nothing(epochs):
+    recipe = plan(Question("0.7bpw", epochs=epochs)).workload.recipe
+    assert recipe.epochs == epochs
+    assert 1 <= recipe.search_epochs <= epochs
+
+
+def test_planning_leaves_the_callers_random_numbers_alone():
+    before = torch.get_rng_state()
+    plan(Question("0.7bpw"))
+    assert torch.equal(torch.get_rng_state(), before)

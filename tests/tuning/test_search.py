@@ -1,0 +1,169 @@
+"""The direct strategy: baselines, then proposals, until trials or time are used up; interrupted, it goes on."""
+
+import random
+
+import pytest
+
+from flexor_search.planning import Budget
+from flexor_search.runs import DONE, FAILED, SEARCH, Run
+from flexor_search.tuning import SearchPlan, direct, search, time_plan
+from flexor_search.tuning.direct import baselines, best_so_far
+
+from .models import RECIPE, FakeMeasurer, Recorder, budgets, measured, measurer_in, space_of
+from .test_study import study_of
+
+SPACE = space_of(keep=[])
+
+
+def accuracy(allocation):
+    return round(0.5 + 0.4 * random.Random(allocation.digest).random(), 6)
+
+
+def plan_of(text="0.7bpw", trials=12, space=SPACE, timeout=1e9):
+    return SearchPlan(space, budgets(text), trials, 0, timeout)
+
+
+@pytest.fixture
+def quick_proposals(monkeypatch):
+    """Proposals that depend on what was observed, without the second that a Gaussian process takes."""
+
+    def propose(space, observed, seed):
+        generator = random.Random(str((sorted(observed), seed)))
+        return tuple(generator.randrange(len(variable.menu)) for variable in space.variables)
+
+    monkeypatch.setattr(direct, "propose", propose)
+
+
+def searched(folder, plan, observer=None, **fake):
+    measurer = FakeMeasurer(folder, accuracy, **fake)
+    search(plan, measurer, observer or Recorder())
+    return measurer
+
+
+@pytest.mark.usefixtures("quick_proposals")
+def test_baselines_come_first_then_proposals_up_to_the_target(tmp_path):
+    plan, observer = plan_of(), Recorder()
+    measurer = searched(tmp_path, plan, observer)
+    found, first = measurer.run.measurements, baselines(plan)
+    assert [m.digest for m in found[: len(first)]] == [c.allocation.digest for c in first]
+    assert {m.kind for m in found[len(first) :]} == {"proposed"}
+    assert len(found) == len({m.digest for m in found}) == plan.trials
+    assert {(m.phase, m.seed) for m in found} == {(SEARCH, plan.seed)}
+    for m, candidate in zip(found, measurer.trained, strict=True):
+        assert Budget.parse(m.budget).fits(candidate.allocation)
+    assert observer.of("phase") == [(SEARCH, plan.trials)]
+    assert [m for m, _ in observer.of("measured")] == list(found)
+    assert observer.of("message") == []
+    assert len(study_of(measurer.run).trials) == plan.trials
+
+
+@pytest.mark.usefixtures("quick_proposals")
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("after", [0, 1, 5, 6, 9, 11])
+def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(tmp_path, after, torn):
+    plan = plan_of("0.7bpw,0.4bpw")
+    whole = searched(tmp_path / "whole", plan).run.measurements
+
+    class Interrupted(FakeMeasurer):
+        def measure(self, *args):
+            if len(self.trained) == after:
+                raise KeyboardInterrupt
+            return super().measure(*args)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(plan, Interrupted(tmp_path / "run", accuracy), Recorder())
+    if torn and after:
+        path = tmp_path / "run" / "measurements.csv"
+        path.write_bytes(path.read_bytes()[:-5])
+    kept = len(Run.open(tmp_path / "run").measurements)
+    assert kept == after - (torn and after > 0)
+    observer = Recorder()
+    resumed = searched(tmp_path / "run", plan, observer)
+    assert resumed.run.measurements == whole
+    assert len(resumed.trained) == plan.trials - kept
+    assert [m for m, _ in observer.of("measured")] == list(whole)
+    assert len(study_of(resumed.run).trials) == plan.trials
+
+
+@pytest.mark.usefixtures("quick_proposals")
+def test_a_larger_target_goes_on_and_measures_nothing_twice(tmp_path):
+    searched(tmp_path, plan_of(trials=6))
+    resumed = searched(tmp_path, plan_of("0.7bpw,0.3bpw", trials=20))
+    found = resumed.run.measurements
+    assert len(found) == len({m.digest for m in found}) == 20
+    assert len(resumed.trained) == 14
+    assert {c.allocation.digest for c in baselines(plan_of("0.7bpw,0.3bpw", trials=20))} <= {m.digest for m in found}
+
+
+@pytest.mark.usefixtures("quick_proposals")
+def test_when_the_time_is_up_the_search_ends_and_says_so(tmp_path):
+    observer = Recorder()
+    measurer = searched(tmp_path, plan_of(timeout=0.0), observer)
+    assert len(measurer.run.measurements) == 1  # never nothing
+    assert observer.of("message") == [("the time for the search is up after 1 of 12 trials",)]
+
+
+@pytest.mark.usefixtures("quick_proposals")
+def test_a_space_that_is_used_up_ends_the_search_and_says_so(tmp_path):
+    observer, space = Recorder(), space_of(default={"rates": ["4/20", "10/20", "16/20"]})
+    measurer = searched(tmp_path, plan_of("0.55bpw", 40, space), observer)
+    found = {m.digest for m in measurer.run.measurements}
+    every = [space.allocation((i, j)) for i in range(3) for j in range(3)]
+    assert found >= {allocation.digest for allocation in every if allocation.bits_per_weight <= 0.55}
+    count = len(measurer.run.measurements)
+    assert count < 40
+    assert observer.of("message") == [
+        (f"nothing new to measure was found under any budget; the search ends after {count} trials",)
+    ]
+
+
+@pytest.mark.usefixtures("quick_proposals")
+def test_failures_count_as_trials_and_are_never_the_best(tmp_path):
+    observer = Recorder()
+    measurer = searched(
+        tmp_path,
+        plan_of(),
+        observer,
+        state=lambda allocation: FAILED if int(allocation.digest, 16) % 2 else DONE,
+    )
+    states = [m.state for m in measurer.run.measurements]
+    assert len(states) == 12
+    assert set(states) == {DONE, FAILED}
+    best = max(
+        (m for m in measurer.run.measurements if m.state == DONE and m.bits_per_weight <= 0.7),
+        key=lambda m: m.val_accuracy,
+    )
+    last = observer.of("measured")[-1][1]
+    assert last == f"{100 * best.val_accuracy:.2f} % at {best.bits_per_weight:g} bpw"
+
+
+def test_the_best_so_far_fits_and_is_finished():
+    space, budget = SPACE, budgets("0.7bpw")[0]
+    rows = [
+        measured(space.dearest, 0, 0.99),
+        measured(space.cheapest, 1, 0.42),
+        measured(space.allocation((3, 3, 3, 3)), 2, state=FAILED),
+    ]
+    assert best_so_far(budget, space, rows) == f"42.00 % at {space.cheapest.bits_per_weight:g} bpw"
+    assert best_so_far(budget, space, rows[:1]) == ""
+
+
+def test_a_real_search_of_real_trainings(tmp_path):
+    measurer, plan = measurer_in(tmp_path), plan_of("0.7bpw", 6, space_of())
+    search(plan, measurer, Recorder())
+    found = measurer.run.measurements
+    assert [m.state for m in found] == [DONE] * 6
+    assert [m.kind for m in found][-2:] == ["proposed"] * 2
+    assert all(m.bits_per_weight <= 0.7 for m in found)
+    for m in found:
+        assert measurer.run.trained_path(m.number).stat().st_size == m.file_bytes
+
+
+def test_the_time_plan_counts_the_trainings_of_both_phases(tmp_path):
+    measurer = measurer_in(tmp_path)
+    short, full = time_plan(measurer, SPACE.dearest, 7, 8)
+    assert (short.name, short.trainings, short.images, short.epochs) == ("search", 7, 200, RECIPE.search_epochs)
+    assert (full.name, full.trainings, full.images, full.epochs) == ("confirm", 8, 200, RECIPE.epochs)
+    assert full.seconds_each == pytest.approx(2 * short.seconds_each)
+    assert short.seconds == 7 * short.seconds_each > 0
+    assert measurer.run.measurements == ()  # timing is no measurement
