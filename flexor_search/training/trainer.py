@@ -4,6 +4,7 @@ Plain torch on purpose: the loop is short, and what is unusual in it (the surrog
 own, a trial can be stopped at an epoch) would have to be argued into a framework.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from flexor_search.quantization import FlexorWeight, set_s_tanh
 from flexor_search.workloads import Data, Split
 
 EVALUATION_BATCH = 1000
+CHECK_IMAGES = 8
 _CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
 
 
@@ -160,7 +162,7 @@ def check_fits(model: nn.Module, data: Data) -> None:
 
     Raises:
         DataError: wrong channels or shape, or labels past the model's outputs.
-        ModelError: the output is not one row of logits an image.
+        ModelError: the output is not one row of logits an image, or a training step fails.
     """
     images, _ = data.train.batch(slice(0, 2))
     model.eval()
@@ -180,6 +182,18 @@ def check_fits(model: nn.Module, data: Data) -> None:
             f"data: the label {data.n_classes - 1} is out of range: the model has {logits.shape[1]} outputs, "
             f"so labels go from 0 to {logits.shape[1] - 1}"
         )
+    _check_trains(model, *data.train.batch(slice(0, CHECK_IMAGES)))
+
+
+def _check_trains(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """One forward and backward in training mode: what a user's model does only there is seen before the search."""
+    trial = copy.deepcopy(model).train()  # a step changes running statistics
+    try:
+        with torch.enable_grad():
+            functional.cross_entropy(trial(images), labels).backward()
+    except Exception as error:  # the user's own forward runs here
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"model: one training step on {len(images)} images failed: {reason}") from error
 
 
 def _logits(model: nn.Module, images: Tensor, recipe: Recipe, device: str) -> Tensor:

@@ -91,16 +91,19 @@ class Group:
         return max(self.measurements, key=lambda m: (m.val_accuracy, -m.val_loss, -m.number))
 
 
-def choose(space: SearchSpace, budget: Budget, run: Run, seeds: Sequence[int]) -> Group | None:
+def choose(
+    space: SearchSpace, budget: Budget, run: Run, seeds: Sequence[int], *, confirmed: bool = True
+) -> Group | None:
     """The group to ship for a budget: of those that fit, the best mean validation accuracy.
 
-    Groups confirmed with the most seeds are compared. Where none was confirmed (an interrupted run) the search's own
-    trainings are. Equal means go to the smaller file.
+    Groups confirmed with the most seeds are compared. In a run that was interrupted before all were confirmed
+    (`confirmed` False) the search's own trainings are, because uniform is confirmed first and would win by that alone.
+    Equal means go to the smaller file.
 
     Returns:
         None if nothing that fits has finished.
     """
-    for phase in (CONFIRM, SEARCH):
+    for phase in (CONFIRM, SEARCH) if confirmed else (SEARCH, CONFIRM):
         fitting = [
             group
             for group in groups(run, phase, seeds if phase == CONFIRM else None)

@@ -107,8 +107,7 @@ class StudyRecord:
             if recorded == [(m.number, *_outcome(m)) for m in searched]:
                 self._study = optuna.load_study(study_name=STUDY_NAME, storage=_url(path))
                 return
-            for ending in ("", "-journal", "-wal", "-shm"):  # an old journal would be rolled back into the new file
-                path.with_name(path.name + ending).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             with _write_errors(path):
                 self._study = optuna.create_study(
                     storage=_url(path), study_name=STUDY_NAME, directions=["maximize", "minimize"]

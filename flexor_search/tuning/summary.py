@@ -72,7 +72,7 @@ def summarize(
     full = confirmed.get(full_precision(space.model).digest)
     entries = []
     for budget in budgets:
-        group = choose(space, budget, run, seeds)
+        group = choose(space, budget, run, seeds, confirmed=complete)
         if group is None:
             raise RunError(
                 f"no training that fits {budget.text} has finished ({_failures(run)}); "
