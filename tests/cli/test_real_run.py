@@ -68,7 +68,7 @@ def test_run_toml_is_the_question_with_every_default_filled_in(real_run, run):
     body = tomllib.loads((real_run.folder / "run.toml").read_text())
     question = body["question"]
     assert (question["budget"], question["trials"], question["epochs"], question["seeds"]) == ("0.7bpw", 6, 4, 2)
-    assert (question["workload"], question["seed"], question["timeout_seconds"]) == ("digits-convnet", 0, 100.0)
+    assert (question["workload"], question["seed"], question["timeout_seconds"]) == ("digits-convnet", 0, 75.0)
     assert (question["recipe_fields"]["epochs"], question["recipe_fields"]["search_epochs"]) == (4, 2)
     assert question["versions"].keys() > {"flexor_search", "python", "torch", "optuna"}
     assert question["hardware"]["processor"]
