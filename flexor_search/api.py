@@ -19,7 +19,8 @@ from flexor_search.planning import (
 )
 from flexor_search.question import Plan, Question, fingerprint, plan, resolved
 from flexor_search.reporting import write_report
-from flexor_search.runs import CONFIRM, DONE, SEARCH, Measurement, Run
+from flexor_search.reporting.words import duration
+from flexor_search.runs import DONE, Measurement, Run
 from flexor_search.training import check_fits, resolve_precision, seeded
 from flexor_search.tuning import (
     FINALISTS,
@@ -28,11 +29,10 @@ from flexor_search.tuning import (
     Phase,
     SearchPlan,
     Silent,
-    allocation_of,
+    choose,
     confirm,
     confirmation_seeds,
     copy_trained,
-    groups,
     ship,
     summarize,
     time_plan,
@@ -94,10 +94,10 @@ def _searched(question: Question, planned: Plan, measurer: Measurer, observer: O
     for phase in phases:
         observer.message(
             f"{phase.name}: up to {phase.trainings} trainings of {phase.images} images x {phase.epochs} epochs, "
-            f"about {phase.seconds_each:.1f} s each, {_minutes(phase.seconds)}"
+            f"about {phase.seconds_each:.1f} s each, {duration(phase.seconds)}"
         )
-    total = _minutes(sum(phase.seconds for phase in phases))
-    observer.message(f"in all about {total}; the search stops at {_minutes(timeout)}, confirmation follows it")
+    total = duration(sum(phase.seconds for phase in phases))
+    observer.message(f"in all about {total}; the search stops at {duration(timeout)}, confirmation follows it")
     observer.planned(phases)
     complete = False
     try:
@@ -188,14 +188,9 @@ def _trained(run: Run, number: int) -> Measurement:
 
 
 def _best_fitting(run: Run, space: SearchSpace, budget: Budget) -> Measurement:
-    for phase in (CONFIRM, SEARCH):
-        fitting = [
-            group
-            for group in groups(run, phase)
-            if group.first.kind != "full precision" and budget.fits(allocation_of(space, group.first), space.model_name)
-        ]
-        if fitting:
-            return max(fitting, key=lambda group: (group.mean, -group.first.file_bytes)).best
+    group = choose(space, budget, run)
+    if group is not None:
+        return group.best
     sizes = sorted({m.bits_per_weight for m in run.measurements if m.state == DONE})
     raise RunError(
         f"no trained model of {run.folder} fits {budget.text}; bits per weight trained: "
@@ -210,10 +205,6 @@ def _recipe_line(recipe: Recipe, planned: Plan) -> str:
         f"recipe{own}: {recipe.optimizer}, {recipe.schedule} to {recipe.learning_rate:g}, batch {recipe.batch_size}, "
         f"{recipe.epochs} epochs, {recipe.precision}, on {planned.device}"
     )
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _log_to(path: Path) -> logging.Logger:

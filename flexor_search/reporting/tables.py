@@ -8,9 +8,9 @@ import pandas as pd
 
 from flexor_search.errors import UsageError
 from flexor_search.planning import Budget, pareto_front
-from flexor_search.runs import CONFIRM, DONE, SEARCH, Run
+from flexor_search.runs import CONFIRM, DONE, FULL_PRECISION, SEARCH, Run
 
-FULL, UNIFORM, CHOSEN = "full precision", "uniform", "chosen"
+FULL, UNIFORM, CHOSEN = FULL_PRECISION, "uniform", "chosen"
 SIZE_RULE = "size rule"
 """How the kinds of the weights^-gamma family begin."""
 

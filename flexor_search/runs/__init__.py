@@ -1,12 +1,22 @@
 """What was found: measurements and the run folder that holds everything. No torch here."""
 
-from flexor_search.runs.measurement import CONFIRM, DONE, FAILED, MAX_SEEDS, SEARCH, STOPPED, Measurement
+from flexor_search.runs.measurement import (
+    CONFIRM,
+    DONE,
+    FAILED,
+    FULL_PRECISION,
+    MAX_SEEDS,
+    SEARCH,
+    STOPPED,
+    Measurement,
+)
 from flexor_search.runs.run import Run
 
 __all__ = [
     "CONFIRM",
     "DONE",
     "FAILED",
+    "FULL_PRECISION",
     "MAX_SEEDS",
     "SEARCH",
     "STOPPED",

@@ -6,6 +6,9 @@ from typing import Any
 SEARCH, CONFIRM = "search", "confirm"
 """Phases: reduced-length trainings that compare allocations, and full ones that confirm finalists."""
 
+FULL_PRECISION = "full precision"
+"""The kind of the model that all others are compared with; it is never shipped for a budget."""
+
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 """States: finished; stopped early as weak; failed with a reason."""
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, nearest_uniform
-from flexor_search.runs import CONFIRM, DONE, MAX_SEEDS, SEARCH, Measurement, Run
+from flexor_search.runs import CONFIRM, DONE, FULL_PRECISION, MAX_SEEDS, SEARCH, Measurement, Run
 from flexor_search.tuning.measurer import Candidate, Measurer
 from flexor_search.tuning.observer import Observer
 
@@ -54,7 +54,7 @@ def confirm(
     for budget in budgets:
         for candidate in finalists(space, budget, measurer.run.measurements):
             candidates.setdefault(candidate.allocation.digest, candidate)
-    full = Candidate(full_precision(space.model), "full precision")
+    full = Candidate(full_precision(space.model), FULL_PRECISION)
     everything = [*candidates.values(), full]
     observer.phase(CONFIRM, len(everything) * len(seeds))
     for candidate in everything:
@@ -92,23 +92,20 @@ class Group:
 
 
 def choose(
-    space: SearchSpace, budget: Budget, run: Run, seeds: Sequence[int], *, confirmed: bool = True
+    space: SearchSpace, budget: Budget, run: Run, seeds: Sequence[int] | None = None, *, confirmed: bool = True
 ) -> Group | None:
     """The group to ship for a budget: of those that fit, the best mean validation accuracy.
 
-    Groups confirmed with the most seeds are compared. In a run that was interrupted before all were confirmed
-    (`confirmed` False) the search's own trainings are, because uniform is confirmed first and would win by that alone.
+    Groups confirmed with the most of these seeds (None: any) are compared. In a run that was interrupted before all
+    were confirmed (`confirmed` False) the search's own trainings are, because uniform is confirmed first and would win
+    by that alone.
     Equal means go to the smaller file.
 
     Returns:
         None if nothing that fits has finished.
     """
     for phase in (CONFIRM, SEARCH) if confirmed else (SEARCH, CONFIRM):
-        fitting = [
-            group
-            for group in groups(run, phase, seeds if phase == CONFIRM else None)
-            if group.first.kind != "full precision" and budget.fits(allocation_of(space, group.first), space.model_name)
-        ]
+        fitting = _fitting(space, budget, run, phase, seeds if phase == CONFIRM else None)
         if fitting:
             most = max(len(group.measurements) for group in fitting)
             equal = [group for group in fitting if len(group.measurements) == most]
@@ -128,14 +125,20 @@ def groups(run: Run, phase: str, seeds: Sequence[int] | None = None) -> list[Gro
     return [Group(tuple(same.values())) for same in found.values()]
 
 
+def _fitting(
+    space: SearchSpace, budget: Budget, run: Run, phase: str, seeds: Sequence[int] | None = None
+) -> list[Group]:
+    """The groups that may be shipped for a budget."""
+    return [
+        group
+        for group in groups(run, phase, seeds)
+        if group.first.kind != FULL_PRECISION and budget.fits(allocation_of(space, group.first), space.model_name)
+    ]
+
+
 def best_confirmed(space: SearchSpace, budget: Budget, run: Run) -> str:
     """The best mean so far that fits a budget, in words."""
-    fitting = [
-        group
-        for group in groups(run, CONFIRM)
-        if group.first.kind != "full precision" and budget.fits(allocation_of(space, group.first), space.model_name)
-    ]
-    best = max(fitting, key=lambda group: group.mean, default=None)
+    best = max(_fitting(space, budget, run, CONFIRM), key=lambda group: group.mean, default=None)
     return f"{100 * best.mean:.2f} % at {best.first.bits_per_weight:g} bpw" if best else ""
 
 

@@ -36,23 +36,18 @@ class Observer(Protocol):
 
     def message(self, text: str) -> None:
         """Something worth a line."""
-        ...
 
     def planned(self, phases: Sequence[Phase]) -> None:
         """The time plan, once, before the first training."""
-        ...
 
     def phase(self, name: str, trainings: int) -> None:
         """A phase begins, with so many trainings."""
-        ...
 
     def begin(self, what: str) -> None:
         """A training begins."""
-        ...
 
     def measured(self, measurement: Measurement, best: str) -> None:
         """A training ended (or was found done already); the best so far in words."""
-        ...
 
 
 class Silent:

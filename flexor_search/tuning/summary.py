@@ -10,7 +10,7 @@ from flexor_search.errors import RunError
 from flexor_search.files import write_atomically, write_json
 from flexor_search.packing import verify_file
 from flexor_search.planning import Budget, SearchSpace, file_layout, full_precision, nearest_uniform
-from flexor_search.runs import CONFIRM, Measurement, Run
+from flexor_search.runs import CONFIRM, FULL_PRECISION, Measurement, Run
 from flexor_search.tuning.confirm import Group, allocation_of, choose, groups
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
@@ -123,7 +123,7 @@ def copy_trained(run: Run, measurement: Measurement, target: Path) -> None:
 
 
 def _describe(space: SearchSpace, group: Group, readings: TestReadings | None) -> dict[str, Any]:
-    allocation, is_full = allocation_of(space, group.first), group.first.kind == "full precision"
+    allocation, is_full = allocation_of(space, group.first), group.first.kind == FULL_PRECISION
     file_bytes = space.model.float_bytes if is_full else file_layout(allocation, space.model_name).file_bytes
     tested = [readings.accuracy(m) for m in group.measurements] if readings else []
     seeds = [m.seed for m in group.measurements]

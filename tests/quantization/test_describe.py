@@ -52,7 +52,7 @@ def test_every_kind_of_layer(name, bias):
 
 def test_a_subclass_counts_as_its_torch_layer():
     class Mine(nn.Conv2d):
-        pass
+        """A convolution under another name."""
 
     assert describe(Mine(1, 2, 3)).layers[0].kind == "Conv2d"
     assert {kind.__name__ for kind in QUANTIZABLE} >= {"Conv1d", "ConvTranspose3d", "Linear"}
