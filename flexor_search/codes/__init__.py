@@ -3,7 +3,7 @@
 This storey knows numpy and nothing else of the project.
 """
 
-from flexor_search.codes.bitpack import pack_planes, plane_bytes, unpack_planes
+from flexor_search.codes.bitpack import pack_planes, padding_bits, plane_bytes, unpack_planes
 from flexor_search.codes.decode import decode_packed, decode_reference
 from flexor_search.codes.gf2 import gf2_rank, gf2_row_reduce
 from flexor_search.codes.xor_code import FAMILIES, ReducedCode, XorCode, make_code
@@ -18,6 +18,7 @@ __all__ = [
     "gf2_row_reduce",
     "make_code",
     "pack_planes",
+    "padding_bits",
     "plane_bytes",
     "unpack_planes",
 ]

@@ -19,6 +19,16 @@ def plane_bytes(n_slices: int) -> int:
     return (n_slices + 7) // 8
 
 
+def padding_bits(n_slices: int) -> int:
+    """Bits of one stored plane that only fill its last byte.
+
+    Example:
+        >>> padding_bits(9)
+        7
+    """
+    return 8 * plane_bytes(n_slices) - n_slices
+
+
 def pack_planes(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Pack stored bits into bytes.
 

@@ -3,12 +3,14 @@
 from flexor_search.packing.pack import load_packed, pack, unpack_into
 from flexor_search.packing.packed_model import PackedLayer, PackedModel
 from flexor_search.packing.safetensors_file import from_bytes, load, save, to_bytes
-from flexor_search.packing.verify import Checks, prove, verify_file
+from flexor_search.packing.verify import Checks, Proof, Step, prove, verify_file
 
 __all__ = [
     "Checks",
     "PackedLayer",
     "PackedModel",
+    "Proof",
+    "Step",
     "from_bytes",
     "load",
     "load_packed",

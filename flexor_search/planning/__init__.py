@@ -11,6 +11,7 @@ from flexor_search.planning.front import hypervolume, pareto_front
 from flexor_search.planning.layer_spec import KEPT, LayerSpec
 from flexor_search.planning.model_shape import LayerShape, ModelShape, TensorShape
 from flexor_search.planning.recipe import Recipe
+from flexor_search.planning.savings import Saving, savings
 from flexor_search.planning.space import (
     SearchSpace,
     Variable,
@@ -31,6 +32,7 @@ __all__ = [
     "LayerSpec",
     "ModelShape",
     "Recipe",
+    "Saving",
     "SearchSpace",
     "TensorShape",
     "Variable",
@@ -45,6 +47,7 @@ __all__ = [
     "project",
     "project_log_rates",
     "read_space_file",
+    "savings",
     "shipped_spaces",
     "size_rule",
     "uniform_allocations",

@@ -6,18 +6,30 @@ written size is the predicted one; there is no second size formula.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from flexor_search.codes import XorCode
-from flexor_search.planning.allocation import KEPT_DTYPE_BYTES, Allocation, layer_payload_bits, slices_of
-from flexor_search.planning.model_shape import TensorShape
+from flexor_search.codes import XorCode, padding_bits, plane_bytes
+from flexor_search.planning.allocation import KEPT_DTYPE_BYTES, Allocation, slices_of
+from flexor_search.planning.model_shape import LayerShape, ModelShape, TensorShape
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "flexor"
 HASH_FIELD = "0" * 64
-DTYPE_CODES = {"float16": "F16", "float32": "F32", "uint8": "U8"}
+DTYPE_CODES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 DTYPE_BYTES = {
     "float64": 8,
     "float32": 4,
@@ -70,13 +82,13 @@ class FileLayout:
         )
 
 
-def code_row_bytes(code: XorCode) -> int:
+def code_row_bytes(n_in: int) -> int:
     """Bytes of one row of a code in the code table: a bit for each input, rounded up to whole bytes."""
-    return (code.n_in + 7) // 8
+    return (n_in + 7) // 8
 
 
-def metadata_text(metadata: dict[str, Any]) -> str:
-    """The canonical text of the metadata: ASCII JSON without spaces, keys in the order of the format."""
+def metadata_text(metadata: dict[str, Any] | list[Any]) -> str:
+    """The canonical text of the metadata or a part: ASCII JSON without spaces, keys in the order of the format."""
     return json.dumps(metadata, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -88,17 +100,17 @@ def kept_tensors(allocation: Allocation) -> tuple[TensorShape, ...]:
             kept.append(TensorShape(layer.tensor_name("weight"), layer.weight_shape))
         if layer.stores_bias:
             kept.append(TensorShape(layer.tensor_name("bias"), (layer.out_channels,)))
-    kept += [tensor for tensor in allocation.model.others if _is_float(tensor)]
-    return tuple(kept)
+    return (*kept, *_other_floats(allocation.model))
 
 
 @lru_cache(maxsize=8192)
-def file_layout(allocation: Allocation, model_name: str = "") -> FileLayout:
+def file_layout(allocation: Allocation, model_name: str = "", *, recoded: bool = True) -> FileLayout:
     """Lay out the packed file of an allocation.
 
     Args:
         allocation: what is stored.
         model_name: the built-in workload whose model this is, "" for a user's own; it is part of the header.
+        recoded: whether codes are stored at their rank. Files always are; without it one sees what that saves.
 
     Returns:
         Every part with its size; `file_bytes` is the exact size of the file that packing writes.
@@ -106,76 +118,88 @@ def file_layout(allocation: Allocation, model_name: str = "") -> FileLayout:
     model, float_bytes = allocation.model, KEPT_DTYPE_BYTES[allocation.kept_dtype]
     code_index: dict[XorCode, int] = {}
     plane_codes: dict[str, tuple[int, ...]] = {}
-    table: list[list[Any]] = []
-    padding_bits = scale_elements = 0
+    payload_bits = padding = scale_elements = 0
     for layer, spec in zip(model.layers, allocation.specs, strict=True):
         if spec.is_kept:
             continue
-        indices = tuple(code_index.setdefault(_reduced(code), len(code_index)) for code in spec.codes)
-        plane_codes[layer.name] = indices
-        entry: list[Any] = [layer.name, list(layer.weight_shape), list(indices)]
-        table.append([*entry, layer.transposed_groups] if layer.transposed_groups else entry)
-        used_bits = sum(spec.ranks) * slices_of(layer.n_weights, spec)
-        padding_bits += layer_payload_bits(layer.n_weights, spec) - used_bits
+        stored = [_stored_code(code, recoded) for code in spec.codes]
+        plane_codes[layer.name] = tuple(code_index.setdefault(code, len(code_index)) for code in stored)
+        n_slices, stored_planes = slices_of(layer.n_weights, spec), sum(code.n_in for code in stored)
+        payload_bits += 8 * stored_planes * plane_bytes(n_slices)
+        padding += stored_planes * padding_bits(n_slices)
         scale_elements += spec.n_planes * layer.out_channels
-    codes = tuple(code_index)
-    kept = kept_tensors(allocation)
+    codes, kept = tuple(code_index), kept_tensors(allocation)
     exact = tuple(tensor for tensor in model.others if not _is_float(tensor))
     metadata = {
         "version": FORMAT_VERSION,
         "sha256": HASH_FIELD,
         "model": model_name,
         "codes": [[code.n_in, code.n_out] for code in codes],
-        "layers": table,
-        "kept": [[tensor.name, list(tensor.shape)] for tensor in kept],
+        "layers": [_layer_entry(layer, plane_codes.get(layer.name, ())) for layer in model.layers],
+        "kept": [[tensor.name, list(tensor.shape)] for tensor in _other_floats(model)],
         "exact": [[tensor.name, list(tensor.shape), tensor.dtype] for tensor in exact],
-        "folded": [layer.folded_norm for layer in model.layers if layer.folded_norm],
     }
     sizes = {
-        "codes": sum(code.n_out * code_row_bytes(code) for code in codes),
+        "codes": sum(code.n_out * code_row_bytes(code.n_in) for code in codes),
         "exact": sum(tensor.elements * DTYPE_BYTES[tensor.dtype] for tensor in exact),
         "kept": sum(tensor.elements for tensor in kept) * float_bytes,
-        "payload": allocation.payload_bits // 8,
+        "payload": payload_bits // 8,
         "scales": scale_elements * float_bytes,
     }
+    dtypes = {"codes": "uint8", "exact": "uint8", "kept": allocation.kept_dtype, "payload": "uint8"}
+    tensors = [
+        TensorShape(name, (size // DTYPE_BYTES[dtype],), dtype)
+        for name, size in sizes.items()
+        for dtype in (dtypes.get(name, allocation.kept_dtype),)
+    ]
     return FileLayout(
         codes=codes,
         plane_codes=plane_codes,
         kept=kept,
         exact=exact,
         metadata=metadata,
-        payload_bits=allocation.payload_bits,
-        padding_bits=padding_bits,
+        payload_bits=payload_bits,
+        padding_bits=padding,
         scale_bytes=sizes["scales"],
         code_table_bytes=sizes["codes"],
         kept_bytes=sizes["kept"] + sizes["exact"],
-        container_bytes=_container_bytes(sizes, allocation.kept_dtype, metadata),
+        container_bytes=container_bytes(tensors, metadata),
     )
 
 
-def _container_bytes(sizes: dict[str, int], kept_dtype: str, metadata: dict[str, Any]) -> int:
-    """8 bytes of length plus the JSON header, padded with spaces to a multiple of 8, as safetensors writes it.
+def container_bytes(tensors: Iterable[TensorShape], metadata: dict[str, Any]) -> int:
+    """Bytes of a safetensors file that are not its tensors' own: 8 of length, the JSON header, padded to 8.
 
     safetensors orders tensors by element size, largest first, then by name; empty ones are left out by us.
     """
-    dtypes = {"codes": "uint8", "exact": "uint8", "kept": kept_dtype, "payload": "uint8", "scales": kept_dtype}
     header: dict[str, Any] = {"__metadata__": {METADATA_KEY: metadata_text(metadata)}}
     offset = 0
-    present = [name for name, size in sizes.items() if size]
-    for name in sorted(present, key=lambda name: (-DTYPE_BYTES[dtypes[name]], name)):
-        elements = sizes[name] // DTYPE_BYTES[dtypes[name]]
-        end = offset + sizes[name]
-        header[name] = {"dtype": DTYPE_CODES[dtypes[name]], "shape": [elements], "data_offsets": [offset, end]}
+    present = [tensor for tensor in tensors if tensor.elements]
+    for tensor in sorted(present, key=lambda tensor: (-DTYPE_BYTES[tensor.dtype], tensor.name)):
+        end = offset + tensor.elements * DTYPE_BYTES[tensor.dtype]
+        code = DTYPE_CODES[tensor.dtype]
+        header[tensor.name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
     return 8 + -(-length // 8) * 8
 
 
+def _layer_entry(layer: LayerShape, planes: tuple[int, ...]) -> list[Any]:
+    """A layer in the header's table: name, shape, codes, bias, groups; what is absent at the end is left out."""
+    bias: str | int = layer.folded_norm or int(layer.has_bias)
+    groups = [layer.transposed_groups] if layer.transposed_groups else []
+    return [layer.name, list(layer.weight_shape), list(planes), *([bias] if bias or groups else []), *groups]
+
+
 @lru_cache(maxsize=4096)
-def _reduced(code: XorCode) -> XorCode:
+def _stored_code(code: XorCode, recoded: bool) -> XorCode:
     """The code as it is stored. The family is dropped: equal taps are one entry of the table."""
-    reduced = code.reduced().code
-    return XorCode(reduced.n_in, reduced.taps)
+    stored = code.reduced().code if recoded else code
+    return XorCode(stored.n_in, stored.taps)
+
+
+def _other_floats(model: ModelShape) -> tuple[TensorShape, ...]:
+    return tuple(tensor for tensor in model.others if _is_float(tensor))
 
 
 def _is_float(tensor: TensorShape) -> bool:

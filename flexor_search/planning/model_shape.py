@@ -67,11 +67,13 @@ class ModelShape:
         layers: the quantizable layers, in the order in which the model holds them.
         others: every other tensor of the state that a packed file stores (folded batch norms are not among them).
         float_elements: elements of all parameters and buffers of the float model, tied ones counted once.
+        folded: the tensors of the folded batch norms, which no packed file stores.
     """
 
     layers: tuple[LayerShape, ...]
     others: tuple[TensorShape, ...]
     float_elements: int
+    folded: tuple[TensorShape, ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, LayerShape]:

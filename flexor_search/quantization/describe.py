@@ -62,7 +62,8 @@ def describe(model: nn.Module) -> ModelShape:
         own = f"{name}.weight" if name else "weight"
         tied_to = tuple(other for other in names_of[id(module.weight)] if other != own)
         layers.append(_layer_shape(name, module, "" if tied_to else folds.get(name, ""), tied_to))
-    return ModelShape(tuple(layers), _others(state, layers), _float_elements(model))
+    others, folded = _beside_layers(state, layers)
+    return ModelShape(tuple(layers), others, _float_elements(model), folded)
 
 
 def batch_norm_folds(model: nn.Module) -> dict[str, str]:
@@ -134,18 +135,24 @@ def _layer_shape(name: str, module: nn.Module, norm: str, tied_to: tuple[str, ..
     )
 
 
-def _others(state: dict[str, Tensor], layers: list[LayerShape]) -> tuple[TensorShape, ...]:
-    """Tensors of the state that belong to no layer and no folded batch norm; shared ones once."""
+def _beside_layers(
+    state: dict[str, Tensor], layers: list[LayerShape]
+) -> tuple[tuple[TensorShape, ...], tuple[TensorShape, ...]]:
+    """Tensors of the state that belong to no layer, shared ones once: those a file stores, those of folded norms."""
     taken = {layer.tensor_name(part) for layer in layers for part in ("weight", "bias")}
     seen = {id(state[name]) for name in taken if name in state}
-    folded = tuple(f"{layer.folded_norm}." for layer in layers if layer.folded_norm)
-    others = []
+    prefixes = tuple(f"{layer.folded_norm}." for layer in layers if layer.folded_norm)
+    others, folded = [], []
     for name, tensor in state.items():
-        if id(tensor) in seen or (folded and name.startswith(folded)):
+        if id(tensor) in seen:
             continue
-        seen.add(id(tensor))
-        others.append(TensorShape(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))
-    return tuple(others)
+        shape = TensorShape(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        if prefixes and name.startswith(prefixes):
+            folded.append(shape)
+        else:
+            seen.add(id(tensor))
+            others.append(shape)
+    return tuple(others), tuple(folded)
 
 
 def _float_elements(model: nn.Module) -> int:

@@ -13,7 +13,8 @@ from flexor_search.quantization import describe
 from flexor_search.training import evaluate
 from flexor_search.workloads import workload
 
-FILES = sorted((Path(__file__).parents[1] / "golden" / "packed").glob("*.safetensors"))
+FOLDER = Path(__file__).parents[1] / "golden" / "packed"
+FILES = sorted(FOLDER.glob("*.safetensors"))
 
 
 def digest(array):
@@ -25,7 +26,9 @@ def expected_of(path):
 
 
 def test_the_golden_files_are_there():
-    assert {"digits-v1.safetensors", "parts-v1.safetensors"} <= {path.name for path in FILES}
+    assert {
+        f"{name}-v{version}.safetensors" for name in ("digits", "parts") for version in range(1, FORMAT_VERSION + 1)
+    } <= {path.name for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -44,12 +47,16 @@ def test_it_decodes_to_what_it_did(path):
     verify_file(path)
 
 
-def test_the_digits_are_still_recognized_at_the_size_that_is_predicted_today():
-    (path,) = (path for path in FILES if path.stem == "digits-v1")
-    expected, chosen = expected_of(path), workload("digits-convnet")
-    score = evaluate(load_packed(path), chosen.load(None).validation)
-    assert score.accuracy == pytest.approx(expected["validation_accuracy"], abs=0.006)  # two images
+@pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
+def test_the_digits_are_still_recognized(version):
+    path = FOLDER / f"digits-v{version}.safetensors"
+    score = evaluate(load_packed(path), workload("digits-convnet").load(None).validation)
+    assert score.accuracy == pytest.approx(expected_of(path)["validation_accuracy"], abs=0.006)  # two images
     assert score.accuracy > 0.9
-    if FORMAT_VERSION == 1:
-        allocation = Allocation.from_json(describe(chosen.build()), expected["allocation"])
-        assert file_layout(allocation, "digits-convnet").file_bytes == path.stat().st_size
+
+
+def test_the_newest_has_the_size_that_is_predicted_today():
+    path = FOLDER / f"digits-v{FORMAT_VERSION}.safetensors"
+    shape = describe(workload("digits-convnet").build())
+    allocation = Allocation.from_json(shape, expected_of(path)["allocation"])
+    assert file_layout(allocation, "digits-convnet").file_bytes == path.stat().st_size

@@ -82,7 +82,7 @@ def test_a_file_that_was_saved_is_proved(tmp_path_factory, case):
     packed = pack(case.model, case.allocation)
     save(packed, case.allocation, path)
     equal(packed, load(path))
-    assert len(prove(case.model, case.allocation, packed, path, case.build(), case.images).passed) == 6
+    assert len(prove(case.model, case.allocation, path, case.build, case.images).checks.passed) == 8
     assert len(verify_file(path).passed) == 3
     assert not load_packed(path, case.build()).training
 

@@ -80,9 +80,10 @@ def test_the_metadata_is_ascii_and_names_every_tensor(allocation, model_name):
     body = json.loads(metadata_text(metadata))
     assert body == metadata
     kept = {name for name, _ in body["kept"]} | {name for name, _, _ in body["exact"]}
-    quantized = {name for name, *_ in body["layers"]}
-    assert quantized == {name for name, spec in allocation.layers.items() if not spec.is_kept}
-    assert kept >= {tensor.name for tensor in allocation.model.others}
+    assert kept == {tensor.name for tensor in allocation.model.others}
+    assert {name: planes != [] for name, _, planes, *_ in body["layers"]} == {
+        name: not spec.is_kept for name, spec in allocation.layers.items()
+    }
     assert body["model"] == model_name
 
 
@@ -95,7 +96,12 @@ def test_biases_are_stored_for_layers_that_have_one_or_whose_norm_is_folded():
     )
     layout = file_layout(Allocation.of(model, {"plain": LayerSpec(), "biased": LayerSpec()}))
     assert [tensor.name for tensor in layout.kept] == ["biased.bias", "normed.weight", "normed.bias", "weight"]
-    assert layout.metadata["folded"] == ["norm"]
+    assert layout.metadata["layers"] == [
+        ["plain", [4, 5], [0]],
+        ["biased", [4, 5], [0], 1],
+        ["normed", [4, 5], [], "norm"],
+        ["", [4, 5], []],
+    ]
 
 
 def test_lenet5_at_eight_of_twenty_by_hand():

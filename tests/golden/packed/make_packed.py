@@ -1,6 +1,6 @@
 """Write the packed files that every version of the project must read: python tests/golden/packed/make_packed.py.
 
-digits-v1 is a trained model of the built-in workload; parts-v1 has every part that the format knows. Beside each lies
+digits-vN is a trained model of the built-in workload; parts-vN has every part that the format knows. Beside each lies
 a .json of what it decodes to. Run it again only to add a file for a new version of the format, never to change one.
 """
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from flexor_search.packing import from_bytes, load_packed, pack, prove, save
 from flexor_search.planning import Allocation, LayerSpec
+from flexor_search.planning.file_layout import FORMAT_VERSION
 from flexor_search.quantization import describe, quantize_
 from flexor_search.training import evaluate, seeded, train
 from flexor_search.workloads import workload
@@ -48,7 +49,7 @@ def write(name, model, allocation, build, images, model_name, **more):
     path = FOLDER / f"{name}.safetensors"
     packed = pack(model, allocation, model_name)
     save(packed, allocation, path)
-    prove(model, allocation, packed, path, build(), images)
+    prove(model, allocation, path, build, images, model_name)
     found = from_bytes(path.read_bytes())
     expected = {
         "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -79,9 +80,11 @@ def digits():
         allocation = Allocation.of(describe(model), specs)
         quantize_(model, allocation)
     train(model, data, replace(chosen.recipe, epochs=15), seed=0)
-    write("digits-v1", model, allocation, chosen.build, data.validation.batch(slice(None))[0], chosen.name)
-    score = evaluate(load_packed(FOLDER / "digits-v1.safetensors"), data.validation)
-    path = FOLDER / "digits-v1.json"
+    write(
+        f"digits-v{FORMAT_VERSION}", model, allocation, chosen.build, data.validation.batch(slice(None))[0], chosen.name
+    )
+    score = evaluate(load_packed(FOLDER / f"digits-v{FORMAT_VERSION}.safetensors"), data.validation)
+    path = FOLDER / f"digits-v{FORMAT_VERSION}.json"
     body = json.loads(path.read_text()) | {"validation_accuracy": score.accuracy}
     path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
@@ -96,7 +99,7 @@ def parts():
         with torch.no_grad():
             for tensor in (*model.parameters(), model.norm.running_mean, model.late.running_mean):
                 tensor.add_(torch.randn(tensor.shape))
-        write("parts-v1", model.eval(), allocation, Parts, torch.randn(4, 2, 6), "")
+        write(f"parts-v{FORMAT_VERSION}", model.eval(), allocation, Parts, torch.randn(4, 2, 6), "")
 
 
 if __name__ == "__main__":
