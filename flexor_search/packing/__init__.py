@@ -1,5 +1,6 @@
 """What is shipped: packed models, the file that holds them, and the proof that it decodes bit for bit."""
 
+from flexor_search.packing.inspect import FileBytes, LayerBytes, inspect_file
 from flexor_search.packing.pack import load_packed, pack, unpack_into
 from flexor_search.packing.packed_model import PackedLayer, PackedModel
 from flexor_search.packing.safetensors_file import from_bytes, load, save, to_bytes
@@ -7,11 +8,14 @@ from flexor_search.packing.verify import Checks, Proof, Step, prove, verify_file
 
 __all__ = [
     "Checks",
+    "FileBytes",
+    "LayerBytes",
     "PackedLayer",
     "PackedModel",
     "Proof",
     "Step",
     "from_bytes",
+    "inspect_file",
     "load",
     "load_packed",
     "pack",

@@ -211,7 +211,7 @@ def _layer(name: Any, shape: Any, planes: Any, bias: Any = 0, *groups: Any) -> L
 
 
 def _layer_v1(entry: list[Any], kept_names: set[str]) -> LayerEntry:
-    name, shape, planes, *groups = entry
+    name, _, planes, *groups = entry
     if len(groups) > 1 or planes == []:
         raise FormatError(f"the layer table's entry of {name!r} is malformed")
     has_bias = (f"{name}.bias" if name else "bias") in kept_names

@@ -2,7 +2,17 @@
 
 from flexor_search.reporting.page import write_report
 from flexor_search.reporting.results import layer_rates, result_rows
-from flexor_search.reporting.shipped import file_parts, layer_sizes
+from flexor_search.reporting.shipped import economies, file_parts, layer_sizes
 from flexor_search.reporting.tables import front, points, progress
 
-__all__ = ["file_parts", "front", "layer_rates", "layer_sizes", "points", "progress", "result_rows", "write_report"]
+__all__ = [
+    "economies",
+    "file_parts",
+    "front",
+    "layer_rates",
+    "layer_sizes",
+    "points",
+    "progress",
+    "result_rows",
+    "write_report",
+]

@@ -34,7 +34,7 @@ def layers(rates: pd.DataFrame, sizes: pd.DataFrame) -> str:
     budgets = list(dict.fromkeys(rates["budget"]))
     most = max([1.0, *rates["rate"].dropna()])
     weights = {row["layer"]: row["weights"] for row in sizes.to_dict("records")}
-    stored = {(row["budget"], row["layer"]): row["weight_bytes"] for row in sizes.to_dict("records")}
+    stored = {(row["budget"], row["layer"]): row["layer_bytes"] for row in sizes.to_dict("records")}
     cell = {(row["budget"], row["layer"]): row for row in rates.to_dict("records")}
     lines = []
     for name in names:
@@ -68,6 +68,26 @@ def parts(table: pd.DataFrame) -> str:
             f'<div class="bar" aria-hidden="true">{slices}</div><table class="wide parts">{key}</table></div>'
         )
     return f'<div class="split">{"".join(bars)}</div>'
+
+
+def economies(table: pd.DataFrame) -> str:
+    """What each economy of the files saves, and whether it changes a logit; nothing if it was not measured."""
+    if table.empty:
+        return ""
+    several, lines = table["budget"].nunique() > 1, []
+    for row in table.to_dict("records"):
+        change = "bit for bit" if row["tolerance"] == 0 else f"within {row['logit_difference']:.1e}"
+        if not row["within"]:
+            change = f'<span class="bad">off by {row["logit_difference"]:.1e}</span>'
+        budget = f'<td class="l">{escaped(row["budget"])}</td>' if several else ""
+        saved = f"<td>{row['saved_bytes']:,}</td><td>{change}</td>"
+        lines.append(f'<tr>{budget}<td class="l">{escaped(row["what"])}</td>{saved}</tr>')
+    head = '<th class="l">budget</th>' if several else ""
+    return (
+        "<h3>Smaller for nothing</h3><p>What each economy saves, and how much of the largest logit it changes.</p>"
+        f'<div class="scroll"><table class="wide" id="economies"><thead><tr>{head}<th class="l">economy</th>'
+        f"<th>bytes saved</th><th>logits</th></tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
 
 
 def made(run: Run) -> str:

@@ -13,7 +13,7 @@ from flexor_search.files import write_atomically
 from flexor_search.reporting import details, outcome, tables
 from flexor_search.reporting.key import key
 from flexor_search.reporting.results import layer_rates, result_rows
-from flexor_search.reporting.shipped import file_parts, layer_sizes
+from flexor_search.reporting.shipped import economies, file_parts, layer_sizes
 from flexor_search.reporting.words import escaped
 from flexor_search.runs import DONE, FAILED, STOPPED, Run
 
@@ -50,7 +50,7 @@ def render(run: Run) -> str:
     body = [outcome.heading(run, summary), *_outcomes(rows)]
     if rows:
         body.append(_section("Beside uniform and full precision", outcome.results(rows)))
-    body += [_pareto(run, summary), _layers(run, summary), _progress(run)]
+    body += [_pareto(run, summary), _layers(summary), _progress(run)]
     body.append(_section("How it was made", details.made(run)))
     body.append(_section("All measurements", details.trainings(run), "measurements"))
     return _document(f"{outcome.subject(run)}: flexor-search", "\n".join(filter(None, body)))
@@ -99,18 +99,22 @@ def _pareto(run: Run, summary: dict[str, Any] | None) -> str:
     return _section("Accuracy against size", text + _figure(figure, "pareto", notes))
 
 
-def _layers(run: Run, summary: dict[str, Any] | None) -> str:
+def _layers(summary: dict[str, Any] | None) -> str:
     rates = layer_rates(summary)
     if rates.empty:
         return ""
-    sizes = layer_sizes(run, summary)
+    sizes = layer_sizes(summary)
     text = (
         "<p>Layers in network order. 12/20 stores 12 bits for every 20 weights; the stronger the color, the more bits "
         "per weight. Kept layers are not encrypted.</p>"
     )
     rate = _section("The rate of each layer", text + details.layers(rates, sizes))
-    parts = details.parts(file_parts(run, summary))
-    return f'<div class="pair">{rate}{_section("Where the bytes go", "<p>Everything in the file.</p>" + parts)}</div>'
+    parts = file_parts(summary)
+    if parts.empty:
+        return rate
+    saved = details.economies(economies(summary))
+    bytes_ = _section("Where the bytes go", "<p>Everything in the file.</p>" + details.parts(parts) + saved)
+    return f'<div class="pair">{rate}{bytes_}</div>'
 
 
 def _progress(run: Run) -> str:

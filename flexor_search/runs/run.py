@@ -3,6 +3,7 @@
 run.toml                    the resolved question and its fingerprint
 measurements.csv            every training ever made, appended and flushed, one line each
 trained/N.safetensors       the packed model of measurement N, verified when it was trained
+trained/N.json              what its packing saved and changed, measured then
 study.db                    the same measurements as an Optuna study, for optuna-dashboard
 summary.json, front.csv, report.html, model-BUDGET.safetensors, allocation-BUDGET.json
 run.log                     messages with times
@@ -173,6 +174,17 @@ class Run:
     def trained_path(self, number: int) -> Path:
         """Where the packed model of a measurement lies."""
         return self.folder / "trained" / f"{number}.safetensors"
+
+    def packing_path(self, number: int) -> Path:
+        """Where it is told what packing a measurement saved and changed."""
+        return self.folder / "trained" / f"{number}.json"
+
+    def packing(self, number: int) -> dict[str, Any] | None:
+        """What packing a measurement saved and changed; None if that was lost."""
+        try:
+            return json.loads(self.packing_path(number).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
 
     def summary(self) -> dict[str, Any] | None:
         """What came out, if the run has got that far.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from flexor_search.errors import TrainingError, VerificationError
+from flexor_search.files import write_json
 from flexor_search.packing import load, pack, prove, save, unpack_into
 from flexor_search.planning import Allocation, Recipe, file_layout
 from flexor_search.quantization import quantize_
@@ -18,6 +19,9 @@ from flexor_search.training import Score, evaluate, seeded, train
 from flexor_search.workloads import Data
 
 PROBE_IMAGES = 64
+
+ACCURACY_TOLERANCE = 0.002
+"""Validation accuracy that rounding to the kept dtype may cost (or one image, where that is more); more is told."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Measurer:
             if result.stopped:
                 state, reason = STOPPED, f"weak after epoch {epochs}"
             else:
-                self._ship(model, candidate.allocation, number)
+                self._ship(model, candidate.allocation, number, recipe, score)
                 state = DONE
         except (TrainingError, VerificationError, MemoryError, torch.OutOfMemoryError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -132,15 +136,26 @@ class Measurer:
         with seeded(seed):
             return quantize_(self.build(), allocation, pretrained=recipe.pretrained, surrogate=recipe.surrogate)
 
-    def _ship(self, model: nn.Module, allocation: Allocation, number: int) -> None:
+    def _ship(self, model: nn.Module, allocation: Allocation, number: int, recipe: Recipe, score: Score) -> None:
         """Write the packed file under a temporary name, prove it, then give it its name."""
         path = self.run.trained_path(number)
         unproven = path.with_name(f".unproven-{number}-{os.getpid()}.safetensors")
-        packed = pack(model, allocation, self.model_name)
+        if recipe.precision != "float32":
+            score = evaluate(model, self.data.validation, device=self.device)
         try:
-            save(packed, allocation, unproven)
+            save(pack(model, allocation, self.model_name), allocation, unproven)
             images, _ = self.data.validation.batch(slice(0, PROBE_IMAGES))
-            prove(model, allocation, packed, unproven, self.build(), images)
+            proof = prove(model, allocation, unproven, self.build, images, self.model_name)
+            packed = evaluate(proof.loaded, self.data.validation, device=self.device)
+            lost, allowed = score.accuracy - packed.accuracy, max(ACCURACY_TOLERANCE, 1 / len(self.data.validation))
+            told = {
+                "steps": [step.to_json() for step in proof.steps],
+                "kept_dtype": allocation.kept_dtype,
+                "val_accuracy_trained": score.accuracy,
+                "val_accuracy_packed": packed.accuracy,
+                "kept_dtype_holds": lost <= allowed,
+            }
+            write_json(self.run.packing_path(number), told)
             unproven.replace(path)
         finally:
             unproven.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from flexor_search.errors import RunError
 from flexor_search.files import write_atomically, write_json
-from flexor_search.packing import verify_file
+from flexor_search.packing import FileBytes, inspect_file, verify_file
 from flexor_search.planning import Budget, SearchSpace, file_layout, full_precision, nearest_uniform
 from flexor_search.runs import CONFIRM, FULL_PRECISION, Measurement, Run
 from flexor_search.tuning.confirm import Group, allocation_of, choose, groups
@@ -81,28 +81,50 @@ def summarize(
         uniform = nearest_uniform(space, budget)
         uniform_group = confirmed.get(uniform.digest) if uniform else None
         entry: dict[str, Any] = {"budget": budget.text} | _describe(space, group, readings)
-        entry["verified"] = ship(run, group.best, budget.text, entry["allocation"])
+        entry["file"] = ship(run, group.best, budget.text, entry["allocation"]).to_json()
+        entry["packing"] = run.packing(group.best.number)
         entry["uniform"] = _describe(space, uniform_group, readings) if uniform_group else None
         entry["full_precision"] = _describe(space, full, readings) if full else None
         entries.append(entry)
         observer.message(f"{budget.text}: {group.first.label} shipped, packed file verified")
+        for line in packing_warnings(entry["packing"]):
+            observer.message(f"{budget.text}: {line}")
     summary = {"state": "complete" if complete else "interrupted", "budgets": entries}
     run.write_summary(summary)
     return summary
 
 
-def ship(run: Run, measurement: Measurement, budget_text: str, allocation: dict[str, Any]) -> bool:
+def packing_warnings(packing: dict[str, Any] | None) -> list[str]:
+    """What rounding to the kept dtype changed by more than it should; the file stays as small as it was planned."""
+    if packing is None:
+        return []
+    steps = {step["name"]: step for step in packing["steps"]}
+    remedy = f'kept_dtype = "float32" in the space file avoids it, for {steps["rounding"]["saved_bytes"]:,} bytes more'
+    lines = []
+    if not packing["kept_dtype_holds"]:
+        before, after = 100 * packing["val_accuracy_trained"], 100 * packing["val_accuracy_packed"]
+        lines.append(f"{packing['kept_dtype']} costs validation accuracy: {before:.2f} to {after:.2f} %; {remedy}")
+    if not steps["rounding"]["within"]:
+        share = steps["rounding"]["logit_difference"]
+        lines.append(f"{packing['kept_dtype']} moves a logit by {share:.1e} of the largest; {remedy}")
+    return lines
+
+
+def ship(run: Run, measurement: Measurement, budget_text: str, allocation: dict[str, Any]) -> FileBytes:
     """Copy the packed model of a measurement to its place and check it there, byte for byte.
 
     The proof against the trained model was made when it was trained; the file's SHA-256 carries it over.
 
     Returns:
-        True; anything else raises.
+        Where its bytes go.
+
+    Raises:
+        FormatError, VerificationError: the copy is not what was proven.
     """
     target = run.folder / f"model-{budget_text}.safetensors"
     copy_trained(run, measurement, target)
     write_json(run.folder / f"allocation-{budget_text}.json", allocation)
-    return True
+    return inspect_file(target)
 
 
 def copy_trained(run: Run, measurement: Measurement, target: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_trained_value_that_is_no_number(case, shipped):
     trained = copied(case)
     with torch.no_grad():
         trained[8].bias[0] = float("nan")
-    with pytest.raises(VerificationError, match="8.bias holds a value"):
+    with pytest.raises(VerificationError, match=r"8\.bias holds a value"):
         proved(case, shipped, trained)
 
 
@@ -169,7 +169,7 @@ def test_every_economy_says_what_it_saves_and_what_it_changes(case, shipped):
 
 
 def test_rounding_that_changes_the_logits_is_told_and_is_no_error(tmp_path):
-    """Two large logits cancel, and what float16 leaves of them is far from what was trained; the file is as promised."""
+    """Two large values cancel, and what float16 leaves is far from what was trained; the file is as promised."""
 
     class Cancels(torch.nn.Module):
         def __init__(self):

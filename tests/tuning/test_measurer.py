@@ -16,6 +16,7 @@ from flexor_search.planning import file_layout, full_precision
 from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Run
 from flexor_search.training import evaluate
 from flexor_search.tuning import Candidate, measurer
+from flexor_search.tuning.summary import packing_warnings
 
 from .models import RECIPE, measurer_in, small_net, space_of, uniform_at
 
@@ -58,8 +59,13 @@ def test_what_is_measured_is_packed_proven_and_written_down(tmp_path):
     assert (found.state, found.reason, found.epochs, found.images) == (DONE, "", 1, 200)
     assert 0 <= found.val_accuracy <= 1
     assert math.isfinite(found.val_loss)
-    assert files_in(measured_by.run) == ["0.safetensors"]
+    assert files_in(measured_by.run) == ["0.json", "0.safetensors"]
     verify_file(path)
+    told = measured_by.run.packing(0)
+    assert [step["name"] for step in told["steps"]] == ["recoding", "code table", "container", "folding", "rounding"]
+    assert all(step["within"] for step in told["steps"])
+    assert (told["kept_dtype"], told["kept_dtype_holds"]) == ("float16", True)
+    assert told["val_accuracy_trained"] == pytest.approx(found.val_accuracy, abs=1e-6)
     loaded = load_packed(path, small_net())
     assert evaluate(loaded, measured_by.data.validation).accuracy == pytest.approx(found.val_accuracy, abs=0.02)
     assert measured_by.test_accuracy(found) == evaluate(loaded, measured_by.data.test).accuracy
@@ -91,6 +97,29 @@ def test_the_same_seed_gives_the_same_measurement_and_file(tmp_path):
     assert third.val_loss != first.val_loss
 
 
+def test_rounding_that_costs_accuracy_is_told_and_the_file_stays_as_small(tmp_path, monkeypatch):
+    """As if the packed model had lost a tenth: what is scored last is the packed one."""
+    real = measurer.evaluate
+
+    def worse(model, split, **options):
+        score = real(model, split, **options)
+        return replace(score, accuracy=score.accuracy - 0.1)
+
+    monkeypatch.setattr(measurer, "evaluate", worse)
+    measured_by = measurer_in(tmp_path)
+    found = measured_by.measure(UNIFORM, SEARCH, 3)
+    told = measured_by.run.packing(0)
+    assert (found.state, told["kept_dtype_holds"]) == (DONE, False)
+    assert found.file_bytes == measured_by.run.trained_path(0).stat().st_size
+    (line,) = packing_warnings(told)
+    assert line.startswith("float16 costs validation accuracy: ")
+    more = told["steps"][-1]["saved_bytes"]
+    assert line.endswith(f'kept_dtype = "float32" in the space file avoids it, for {more:,} bytes more')
+    told["steps"][-1] |= {"within": False, "logit_difference": 0.25}
+    assert "float16 moves a logit by 2.5e-01 of the largest" in packing_warnings(told)[1]
+    assert packing_warnings(None) == []
+
+
 def test_search_trials_are_shorter_and_of_fewer_images(tmp_path):
     measured_by = measurer_in(tmp_path, recipe=replace(RECIPE, epochs=2, search_epochs=1, search_images=96))
     short, full = (measured_by.measure(UNIFORM, phase, 0) for phase in (SEARCH, CONFIRM))
@@ -109,7 +138,7 @@ def test_a_lost_file_is_trained_again_once(tmp_path, trainings):
         assert without_time(again) == replace(without_time(first), number=1)
     assert trainings == [0, 0]
     assert measured_by.run.trained_path(1).read_bytes() == content
-    assert files_in(measured_by.run) == ["1.safetensors"]
+    assert files_in(measured_by.run) == ["0.json", "1.json", "1.safetensors"]
 
 
 class NotANumber(nn.Module):
@@ -167,7 +196,7 @@ def test_after_a_failure_others_still_finish(tmp_path):
     space, measured_by = space_of(build), measurer_in(tmp_path, build)
     states = [measured_by.measure(Candidate(uniform_at(space, n), "uniform"), SEARCH, 0).state for n in (14, 4, 16)]
     assert states == [DONE, FAILED, DONE]
-    assert files_in(measured_by.run) == ["0.safetensors", "2.safetensors"]
+    assert files_in(measured_by.run) == ["0.json", "0.safetensors", "2.json", "2.safetensors"]
 
 
 def test_a_value_that_the_kept_dtype_cannot_hold_fails_with_the_remedy(tmp_path):

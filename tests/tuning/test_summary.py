@@ -61,7 +61,7 @@ def test_every_number_comes_from_the_measurements(measurer):
     assert [entry["budget"] for entry in summary["budgets"]] == ["0.7bpw", "2100B"]
     rows = [m for m in measurer.run.measurements if m.phase == CONFIRM]
     for entry, budget in zip(summary["budgets"], ASKED, strict=True):
-        assert entry.keys() == KEYS | {"budget", "uniform", "full_precision"}
+        assert entry.keys() == KEYS | {"budget", "uniform", "full_precision", "file", "packing"}
         assert entry["uniform"].keys() == entry["full_precision"].keys() == KEYS
         for body in (entry, entry["uniform"], entry["full_precision"]):
             allocation = Allocation.from_json(SPACE.model, body["allocation"])

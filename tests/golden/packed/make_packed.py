@@ -20,6 +20,7 @@ from flexor_search.training import evaluate, seeded, train
 from flexor_search.workloads import workload
 
 FOLDER = Path(__file__).parent
+DIGITS = f"digits-v{FORMAT_VERSION}"
 
 
 class Parts(nn.Module):
@@ -80,11 +81,9 @@ def digits():
         allocation = Allocation.of(describe(model), specs)
         quantize_(model, allocation)
     train(model, data, replace(chosen.recipe, epochs=15), seed=0)
-    write(
-        f"digits-v{FORMAT_VERSION}", model, allocation, chosen.build, data.validation.batch(slice(None))[0], chosen.name
-    )
-    score = evaluate(load_packed(FOLDER / f"digits-v{FORMAT_VERSION}.safetensors"), data.validation)
-    path = FOLDER / f"digits-v{FORMAT_VERSION}.json"
+    write(DIGITS, model, allocation, chosen.build, data.validation.batch(slice(None))[0], chosen.name)
+    score = evaluate(load_packed(FOLDER / f"{DIGITS}.safetensors"), data.validation)
+    path = FOLDER / f"{DIGITS}.json"
     body = json.loads(path.read_text()) | {"validation_accuracy": score.accuracy}
     path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
