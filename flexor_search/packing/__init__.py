@@ -4,6 +4,7 @@ from flexor_search.packing.pack import load_packed, pack, unpack_into
 from flexor_search.packing.packed_model import PackedLayer, PackedModel
 from flexor_search.packing.safetensors_file import from_bytes, load, save, to_bytes
 from flexor_search.packing.verify import Checks, prove, verify_file
+from flexor_search.packing.verilog_file import save_verilog
 
 __all__ = [
     "Checks",
@@ -15,6 +16,7 @@ __all__ = [
     "pack",
     "prove",
     "save",
+    "save_verilog",
     "to_bytes",
     "unpack_into",
     "verify_file",
