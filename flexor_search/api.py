@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from flexor_search.errors import RunError, UsageError
-from flexor_search.packing import Checks, verify_file
+from flexor_search.packing import Checks, load, save_verilog, verify_file
 from flexor_search.planning import (
     Budget,
     Recipe,
@@ -140,10 +140,11 @@ def export(folder: str | Path, budget: str = "", trial: int | None = None, to: s
         folder: of the run.
         budget: pack the best that fits it: of those confirmed, else of the search's own trainings.
         trial: or pack the training of this number.
-        to: path to write, default model-BUDGET.safetensors or model-trial-N.safetensors in the run folder.
+        to: path to write, default model-BUDGET.safetensors or model-trial-N.safetensors in the run folder. A name that
+            ends in .v gives the codes' decoders as Verilog instead, and their test bench next to it (docs/hardware.md).
 
     Returns:
-        The path written; the file is verified there.
+        The path written; a packed file is verified there.
 
     Raises:
         UsageError: neither or both of budget and trial, or a trial that was not finished.
@@ -164,7 +165,10 @@ def export(folder: str | Path, budget: str = "", trial: int | None = None, to: s
         ship(run, chosen, name, body)
         return run.folder / f"model-{name}.safetensors"
     target = Path(to)
-    copy_trained(run, chosen, target)
+    if target.suffix == ".v":
+        save_verilog(load(run.trained_path(chosen.number)), target)
+    else:
+        copy_trained(run, chosen, target)
     return target
 
 

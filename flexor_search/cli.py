@@ -167,7 +167,9 @@ def export(
     run: RunArgument,
     budget: Annotated[str, typer.Option(help="Pack the best that was trained and fits.")] = "",
     trial: Annotated[int, typer.Option(help="Or pack the training of this number.")] = -1,
-    to: Annotated[str, typer.Option(help="File to write; default in the run folder.")] = "",
+    to: Annotated[
+        str, typer.Option(help="File to write; default in the run folder. A name in .v: decoders in Verilog.")
+    ] = "",
 ) -> None:
     """Write the packed, verified file of any allocation that a run trained."""
     from flexor_search import api

@@ -5,6 +5,7 @@ from flexor_search.packing.pack import load_packed, pack, unpack_into
 from flexor_search.packing.packed_model import PackedLayer, PackedModel
 from flexor_search.packing.safetensors_file import from_bytes, load, save, to_bytes
 from flexor_search.packing.verify import Checks, Proof, Step, prove, verify_file
+from flexor_search.packing.verilog_file import save_verilog
 
 __all__ = [
     "Checks",
@@ -21,6 +22,7 @@ __all__ = [
     "pack",
     "prove",
     "save",
+    "save_verilog",
     "to_bytes",
     "unpack_into",
     "verify_file",

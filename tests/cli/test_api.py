@@ -8,6 +8,7 @@ from tuning.models import Recorder
 
 from flexor_search import api
 from flexor_search.errors import RunError, UsageError
+from flexor_search.packing import load, verilog_file
 from flexor_search.question import Question, plan
 from flexor_search.runs import Run
 
@@ -61,6 +62,13 @@ def test_export_report_and_verify_return_what_they_made(copied):
     assert api.verify(path).passed == api.verify(str(path)).passed
     assert api.export(str(copied), trial=0, to=copied / "x.safetensors") == copied / "x.safetensors"
     assert api.report(copied) == copied / "report.html"
+
+
+def test_export_to_a_verilog_name_writes_the_decoders_and_their_bench(copied):
+    packed = load(Run.open(copied).trained_path(0))
+    assert api.export(copied, trial=0, to=copied / "decoder.v") == copied / "decoder.v"
+    assert (copied / "decoder.v").read_text() == verilog_file.code_modules(packed)
+    assert (copied / "decoder_tb.v").read_text() == verilog_file.test_bench(packed)
 
 
 def test_export_says_when_the_file_of_a_trial_is_gone(copied):

@@ -1,0 +1,1 @@
+"""The project's own measurements, each one command: `python -m benchmarks.NAME`."""
