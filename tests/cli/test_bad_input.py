@@ -216,12 +216,13 @@ def test_a_folder_in_use_is_refused(real_run, tmp_path, command):
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        ((), 2, "export: give either --budget or --trial"),
         (("--trial", "0", "--budget", "0.7bpw"), 2, "export: give either --budget or --trial"),
+        (("--to", "model.onx"), 2, "'model.onx' ends in no format of ours; did you mean '.onnx'? known: "),
         (("--trial", "99"), 2, "the run has no trial 99; it has 0 to 13"),
         (("--budget", "0.7"), 2, "is not a positive number with a unit"),
         (("--budget", "0.01bpw"), 2, "below the least reachable size"),
         (("--budget", "0.06bpw"), 1, "fits 0.06bpw; bits per weight trained: "),
+        (("--trial", "0", "--to", "/proc/none/x.safetensors"), 1, "cannot write /proc/none/x.safetensors"),
         (("--trial", "0", "--to", "/proc/none/x"), 1, "cannot write /proc/none/x"),
     ],
 )

@@ -327,6 +327,46 @@ def test_export_packs_any_training_by_number(copied, command, tmp_path):
     assert leftovers(copied) == []
 
 
+def test_export_says_what_packing_saved_and_needs_no_budget_where_the_run_has_one(copied, command):
+    ended = command("export", copied)
+    path = copied / "model-0.7bpw.safetensors"
+    assert (ended.code, ended.out.strip()) == (0, str(path))
+    shipped = next(m for m in Run.open(copied).measurements if same_content(copied, m, path))
+    steps = Run.open(copied).packing(shipped.number)["steps"]
+    assert [line.split(":")[0] for line in ended.err.splitlines()] == [step["what"] for step in steps]
+    assert f"{steps[3]['what']}: {steps[3]['saved_bytes']:,} bytes saved, logits within " in ended.err
+    assert "codes stored at their rank over GF(2): 0 bytes saved, bit for bit" in ended.err
+    assert command("export", copied, "--quiet").err == ""
+
+
+def same_content(folder, measurement, path):
+    trained = Run.open(folder).trained_path(measurement.number)
+    return trained.exists() and trained.read_bytes() == path.read_bytes()
+
+
+def test_export_to_a_folder(copied, command):
+    target = copied / "hub" / "digits"
+    assert command("export", copied, "--to", target).out.strip() == str(target)
+    assert sorted(path.name for path in target.iterdir()) == ["config.json", "model.safetensors"]
+    assert json.loads((target / "config.json").read_text())["flexor_search"]["workload"] == "digits-convnet"
+    assert (target / "model.safetensors").read_bytes() == (copied / "model-0.7bpw.safetensors").read_bytes()
+    assert f"{target}: verified" in command("verify", target).out
+    assert not load_packed(target).training
+
+
+def test_inspect_accounts_for_every_byte(real_run, command, entry):
+    path = real_run.folder / "model-0.7bpw.safetensors"
+    body = json.loads(command("inspect", path, "--json").out)
+    assert body == {"file": str(path)} | entry["file"]
+    rest = ("code_table_bytes", "other_kept_bytes", "exact_bytes", "container_bytes")
+    layers = sum(layer["total_bytes"] for layer in body["layers"])
+    assert layers + sum(body[name] for name in rest) == body["file_bytes"] == path.stat().st_size
+    plain = command("inspect", path).out
+    assert f"{path.stat().st_size:,}" in plain
+    assert all(layer["name"] in plain for layer in body["layers"])
+    assert max(map(len, plain.splitlines())) <= 100
+
+
 def test_report_writes_the_page_and_the_front_again(copied, command):
     front = (copied / "front.csv").read_bytes()
     for name in ("report.html", "front.csv"):
