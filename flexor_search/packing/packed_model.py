@@ -33,6 +33,11 @@ class PackedLayer:
     transposed_groups: int = 0
 
     @property
+    def weight_name(self) -> str:
+        """Name of its weight in the model's state."""
+        return f"{self.name}.weight" if self.name else "weight"
+
+    @property
     def n_weights(self) -> int:
         """Number of weights."""
         return int(np.prod(self.weight_shape))

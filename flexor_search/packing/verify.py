@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from flexor_search.errors import VerificationError
-from flexor_search.packing.pack import pack, unpack_into
+from flexor_search.packing.pack import pack
 from flexor_search.packing.packed_model import PackedModel
 from flexor_search.packing.safetensors_file import load
+from flexor_search.packing.unpack import unpack_into
 from flexor_search.planning import Allocation, Saving, file_layout, savings
 from flexor_search.quantization import flexor_weights
 
@@ -188,7 +189,7 @@ def _with_weights(trained: nn.Module, found: PackedModel, plain: nn.Module) -> C
     for layer in found.layers:
         scale = trained.get_submodule(layer.name).parametrizations.weight.original1  # type: ignore[union-attr]
         exact = replace(layer, scale=scale.detach().cpu().numpy())  # type: ignore[operator]
-        state[f"{layer.name}.weight".lstrip(".")] = torch.from_numpy(exact.weight("reference"))
+        state[layer.weight_name] = torch.from_numpy(exact.weight("reference"))
     # The very tensors, not copies: another memory format is another order of adding up.
     return lambda images: functional_call(plain.eval(), state, (images,))
 
