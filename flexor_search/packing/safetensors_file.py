@@ -34,7 +34,7 @@ MAX_WEIGHT_DIMS = 5  # of a three-dimensional convolution
 _HASH_MARK = b'\\"sha256\\":\\"'  # as it stands in the JSON header, where the metadata is a string of JSON
 
 
-class _Metadata(BaseModel):
+class Metadata(BaseModel):
     """The header's JSON object; docs/format.md says what each field means."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -117,12 +117,12 @@ def from_bytes(raw: bytes) -> PackedModel:
     except (SafetensorError, KeyError, ValueError) as error:
         raise FormatError(f"it is not a valid safetensors container: {error}") from error
     try:
-        return _assemble(metadata, tensors)
+        return assemble(metadata, tensors)
     except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
         raise FormatError(f"its layer table does not describe its tensors: {error}") from error
 
 
-def _read_metadata(raw: bytes) -> _Metadata:
+def _read_metadata(raw: bytes) -> Metadata:
     if len(raw) < 8:
         raise FormatError(f"it holds {len(raw)} bytes, too few for a packed file")
     header_bytes = int.from_bytes(raw[:8], "little")
@@ -140,7 +140,7 @@ def _read_metadata(raw: bytes) -> _Metadata:
             f"it has format version {version}, this program reads up to {FORMAT_VERSION}; update flexor-search"
         )
     try:
-        metadata = _Metadata.model_validate(body)
+        metadata = Metadata.model_validate(body)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise FormatError(f"its metadata field {where!r} is wrong: {error.errors()[0]['msg'].lower()}") from error
@@ -149,7 +149,12 @@ def _read_metadata(raw: bytes) -> _Metadata:
     return metadata
 
 
-def _assemble(metadata: _Metadata, tensors: dict[str, NDArray]) -> PackedModel:
+def assemble(metadata: Metadata, tensors: dict[str, NDArray]) -> PackedModel:
+    """Read the concatenated tensors as the tables say.
+
+    Raises:
+        FormatError: they do not fit; other errors of malformed tables are the caller's to name.
+    """
     dtypes = {str(tensors[name].dtype) for name in ("kept", "scales") if name in tensors}
     if len(dtypes) > 1 or not dtypes <= {"float16", "float32"}:
         raise FormatError(f"kept tensors and scales must share one dtype, float16 or float32, got {sorted(dtypes)}")
