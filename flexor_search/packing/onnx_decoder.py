@@ -3,7 +3,7 @@
 Stored bits come out of their bytes once for the whole payload; then each plane is a product with its code's 0/1 matrix,
 taken modulo 2 (docs/format.md: bits of row r are the XOR of whole stored planes). Signs times scales are exact, and
 planes are added in order, as the reference decoder does. Where a layer's codes have one shape, its planes share one
-product, so that a further plane costs the graph about 25 bytes.
+product, so that planes after the second cost the graph about 30 bytes each.
 
 onnxruntime computes at load whatever depends on constants alone, and would keep every weight as a float. Listing the
 payload as a graph input prevents it, at the price of a warning at every load. Here the shift that takes bits out of
