@@ -136,7 +136,7 @@ def verify(path: str | Path) -> Checks:
     """Check a packed file, a folder that holds one, or an ONNX file; returns what was checked."""
     path = Path(path)
     if path.suffix == ".onnx":
-        from flexor_search.packing.onnx_file import verify_onnx
+        from flexor_search.packing.onnx_verify import verify_onnx
 
         return verify_onnx(path)
     return verify_file(weights_path(path))

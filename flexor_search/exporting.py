@@ -103,7 +103,8 @@ def _to_folder(trained: Trained, target: Path) -> None:
 
 def _to_onnx(trained: Trained, target: Path) -> None:
     """Needs the model's code and a few images: the graph is traced, and its logits are compared with torch's."""
-    from flexor_search.packing.onnx_file import prove_onnx, save_onnx
+    from flexor_search.packing.onnx_file import save_onnx
+    from flexor_search.packing.onnx_verify import prove_onnx
 
     task = plan(trained.question).workload
     data = task.load(Path(trained.question.data_dir) if trained.question.data_dir else None)

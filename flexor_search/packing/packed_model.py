@@ -1,6 +1,7 @@
 """A packed model: encrypted planes, scales and kept tensors as numpy arrays, independent of any file and of torch."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +51,11 @@ class PackedLayer:
         )
 
     def weight(self, decoder: Decoder = "fast") -> NDArray[np.float32]:
-        """The layer's weight in float32: sum over planes of scale * (2 * bit - 1)."""
+        """The layer's weight in float32: sum over planes, in order, of scale * (2 * bit - 1)."""
         signs = self.weight_bits(decoder).astype(np.float32) * 2 - 1
         shaped = signs.reshape(-1, *self.weight_shape)
         scale = spread_over_weight(self.scale.astype(np.float32), self.weight_shape, self.transposed_groups)
-        return (shaped * scale).sum(0, dtype=np.float32)
+        return reduce(np.add, shaped * scale)  # .sum() has another order for some shapes, and so other bits
 
 
 @dataclass(frozen=True)

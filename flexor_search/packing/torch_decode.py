@@ -1,4 +1,4 @@
-"""Decoding in torch, on any device, by the same whole planes as everywhere: rows are gathered and XORed, not multiplied.
+"""Decoding in torch, on any device, by the same planes as everywhere: rows are gathered and XORed, not multiplied.
 
 Pure functions of tensors, so that they can be traced by torch.export and fused by torch.compile, and so that a module
 can hold the stored planes and decode in its forward pass. Weights come row by row, n_slices at a time.

@@ -9,6 +9,7 @@ import statistics
 import tomllib
 from pathlib import Path
 
+import onnxruntime
 import optuna
 import pandas as pd
 import pytest
@@ -101,7 +102,8 @@ def test_measurements_are_those_of_a_search_and_a_confirmation(run, planned):
 
 def test_every_finished_training_left_a_verified_file_of_the_predicted_size(run):
     done = [m for m in run.measurements if m.state == DONE]
-    assert {path.name for path in (run.folder / "trained").iterdir()} == {f"{m.number}.safetensors" for m in done}
+    names = {f"{m.number}.{ending}" for m in done for ending in ("safetensors", "json")}
+    assert {path.name for path in (run.folder / "trained").iterdir()} == names
     for m in done:
         assert run.trained_path(m.number).stat().st_size == m.file_bytes
         verify_file(run.trained_path(m.number))
@@ -122,7 +124,7 @@ def test_the_study_opens_with_optuna(run):
 def test_the_summary_has_exactly_the_keys_that_others_read(run, entry):
     assert run.summary().keys() == {"state", "budgets"}
     assert run.summary()["state"] == "complete"
-    assert entry.keys() == {"budget", "uniform", "full_precision"} | SIZES | OUTCOMES
+    assert entry.keys() == {"budget", "uniform", "full_precision", "file", "packing"} | SIZES | OUTCOMES
     for body in (entry["uniform"], entry["full_precision"]):
         assert body.keys() == SIZES | OUTCOMES
     for body in (entry, entry["uniform"], entry["full_precision"]):
@@ -352,6 +354,22 @@ def test_export_to_a_folder(copied, command):
     assert (target / "model.safetensors").read_bytes() == (copied / "model-0.7bpw.safetensors").read_bytes()
     assert f"{target}: verified" in command("verify", target).out
     assert not load_packed(target).training
+
+
+def test_export_to_onnx(copied, command):
+    target = copied / "model.onnx"
+    ended = command("export", copied, "--to", target, "--quiet")
+    assert (ended.code, ended.out.strip(), ended.err) == (0, str(target), "")
+    assert target.stat().st_size <= 1.02 * (copied / "model-0.7bpw.safetensors").stat().st_size + 20 * 1024
+    session = onnxruntime.InferenceSession(str(target))
+    images, _ = workload("digits-convnet").load(None).test.batch(slice(None))
+    (logits,) = session.run(None, {"images": images.numpy()})
+    wanted = load_packed(copied / "model-0.7bpw.safetensors")(images).numpy()
+    assert (logits.argmax(1) == wanted.argmax(1)).all()
+    verified = command("verify", target)
+    assert verified.out.startswith(f"{target}: verified\n")
+    assert "onnx.checker accepts it" in verified.out
+    assert leftovers(copied) == []
 
 
 def test_inspect_accounts_for_every_byte(real_run, command, entry):
