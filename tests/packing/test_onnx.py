@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from torch import nn
 
+from benchmarks.resnet20 import ResNet20
 from flexor_search.codes import make_code, plane_bytes
 from flexor_search.errors import ModelError, UsageError
 from flexor_search.packing import pack, unpack_into
@@ -25,7 +26,6 @@ from flexor_search.training import seeded
 from flexor_search.workloads import WORKLOADS
 
 from .models import Case, as_trained, cases, digits_case, layer_specs
-from .resnets import ResNet20
 
 UNSHRUNK = (Phase.explicit, Phase.reuse, Phase.generate)  # every example exports a model: shrinking takes minutes
 
