@@ -1,7 +1,7 @@
 """What packed files weigh, as written: beside their payload, beside float32, and as ONNX.
 
-Weights need not be trained for it: a file's size is decided by the allocation. Every model is quantized at 8 bits of 20,
-by the project's systematic code and by the paper's code of two random taps, the layers that are kept by default kept.
+Weights need not be trained for it: a file's size is decided by the allocation. Every model is quantized at 8 bits of
+20, by the project's systematic code and by the paper's code of two random taps; what is kept by default is kept.
 """
 
 import argparse
