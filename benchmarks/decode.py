@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from benchmarks.first_prediction import first_prediction
 from benchmarks.straight_line import compile_straight_line
-from benchmarks.timing import Route, Seconds, hardware, on_threads, take_turns, versions
+from benchmarks.timing import Route, Seconds, hardware, take_turns, versions
 from flexor_search.codes import XorCode, decode_reference, decode_rows, decode_signs, kernels, make_code, plane_bytes
 from flexor_search.codes.bitpack import unpack_planes
+from flexor_search.codes.sharing import n_processors, share
 from flexor_search.packing import torch_decode
 
 N_INS, N_OUT, CHANNELS = (8, 12, 16), 20, 500
@@ -70,24 +71,39 @@ class Bench:
         self.weight = np.ones(n_weights, np.float32)
         self.scale = np.random.default_rng(1).random((1, CHANNELS), np.float32)
 
-    def measure(self, n_in: int) -> tuple[dict[str, Seconds], float]:
-        """Time every route for the systematic code of n_in stored bits.
-
-        Returns:
-            Seconds by route, and those that compiling straight-line source for this code took.
-        """
+    def measure(self, n_in: int) -> dict[str, Seconds]:
+        """Time every route for the systematic code of n_in stored bits."""
         code = make_code("systematic", n_in, N_OUT)
         packed = np.random.default_rng(0).integers(0, 256, (n_in, self.rows.shape[1]), np.uint8)
         if self.n_slices % 8:
             packed[:, -1] &= (1 << self.n_slices % 8) - 1
+        taken = take_turns(self._packed_routes(code, packed), self.rounds)
+        return taken | take_turns(self._number_routes(code, packed), max(2, self.rounds // 4))
+
+    def measure_straight_line(self, n_in: int) -> dict[str, float]:
+        """Time the alternative, taps written out as source, beside the kernel and the copy.
+
+        Returns:
+            Weights per second of each, and the seconds that compiling for this one code took.
+        """
+        code = make_code("systematic", n_in, N_OUT)
+        packed = np.zeros((n_in, self.rows.shape[1]), np.uint8)
         started = time.perf_counter()
         straight_line = compile_straight_line(code)
         compile_seconds = time.perf_counter() - started
-        taken = take_turns(self._packed_routes(code, packed, straight_line), self.rounds)
-        taken |= take_turns(self._number_routes(code, packed), max(2, self.rounds // 4))
-        return taken, compile_seconds
+        routes = {
+            name: route
+            for name, route in self._packed_routes(code, packed).items()
+            if name in ("roof_copy", "numba_rows")
+        }
+        routes["straight_line_rows"] = Route(
+            lambda: share(lambda a, b: straight_line(packed, self.rows, a, b), packed.shape[1], self.n_threads)
+        )
+        taken = take_turns(routes, self.rounds)
+        speeds = {name: round(self.n_weights / seconds.best) for name, seconds in taken.items()}
+        return speeds | {"compile_seconds": round(compile_seconds, 2)}
 
-    def _packed_routes(self, code: XorCode, packed: NDArray[np.uint8], straight_line: Any) -> dict[str, Route]:
+    def _packed_routes(self, code: XorCode, packed: NDArray[np.uint8]) -> dict[str, Route]:
         part = packed[:, : packed.shape[1] // REFERENCE_SHARE]
         stored = unpack_planes(part, 8 * part.shape[1])
         planes, taps = torch.from_numpy(packed), torch_decode.tap_indices(code)
@@ -96,12 +112,13 @@ class Bench:
         def copy(start: int, stop: int) -> None:
             np.copyto(self.copied[start:stop], flat[start:stop])
 
+        def fill(start: int, stop: int) -> None:
+            self.copied[start:stop].fill(7)
+
         return {
-            "roof_copy": Route(lambda: on_threads(copy, flat.size, self.n_threads)),
+            "roof_fill_packed": Route(lambda: share(fill, flat.size, self.n_threads)),
+            "roof_copy": Route(lambda: share(copy, flat.size, self.n_threads)),
             "numba_rows": Route(lambda: kernels.decode_rows(code, packed, out=rows, threads=self.n_threads)),
-            "straight_line_rows": Route(
-                lambda: on_threads(lambda a, b: straight_line(packed, rows, a, b), packed.shape[1], self.n_threads)
-            ),
             "numpy_rows": Route(lambda: decode_rows(code, packed), SLOW_EVERY),
             "torch_rows": Route(lambda: torch_decode.decode_rows(planes, taps), SLOW_EVERY),
             "unpackbits_xor": Route(lambda: unpackbits_xor(code, packed), SLOW_EVERY),
@@ -115,13 +132,13 @@ class Bench:
         planes, taps = torch.from_numpy(packed), torch_decode.tap_indices(code)
         routes = {
             "roof_fill_int8": Route(
-                lambda: on_threads(lambda a, b: self.signs[a:b].fill(1), n_weights, n_threads),
+                lambda: share(lambda a, b: self.signs[a:b].fill(1), n_weights, n_threads),
             ),
             "numba_int8": Route(
                 lambda: kernels.decode_signs(code, packed, n_weights, out=self.signs, threads=n_threads),
             ),
             "roof_fill_float32": Route(
-                lambda: on_threads(lambda a, b: self.weight[a:b].fill(0.5), n_weights, n_threads),
+                lambda: share(lambda a, b: self.weight[a:b].fill(0.5), n_weights, n_threads),
             ),
             "numba_float32": Route(
                 lambda: kernels.decode_weight(
@@ -160,8 +177,8 @@ def run(n_weights: int, n_threads: int, rounds: int, prediction_rounds: int) -> 
     torch.set_num_threads(n_threads)
     bench = Bench(n_weights // CHANNELS * CHANNELS, n_threads, rounds)
     measured = {str(n_in): bench.measure(n_in) for n_in in N_INS}
-    best = {n_in: ratios(taken, "best") for n_in, (taken, _) in measured.items()}
-    median = {n_in: ratios(taken, "median") for n_in, (taken, _) in measured.items()}
+    best = {n_in: ratios(taken, "best") for n_in, taken in measured.items()}
+    median = {n_in: ratios(taken, "median") for n_in, taken in measured.items()}
     result: dict[str, Any] = {
         name: {n_in: round(values[name], 3) for n_in, values in best.items()} for name in best[str(N_INS[0])]
     }
@@ -173,9 +190,9 @@ def run(n_weights: int, n_threads: int, rounds: int, prediction_rounds: int) -> 
             name: round(bench.n_weights / (REFERENCE_SHARE if name == "reference" else 1) / seconds.best)
             for name, seconds in taken.items()
         }
-        for n_in, (taken, _) in measured.items()
+        for n_in, taken in measured.items()
     }
-    result["straight_line_compile_seconds"] = {n_in: round(seconds, 2) for n_in, (_, seconds) in measured.items()}
+    result["straight_line"] = bench.measure_straight_line(12)
     result["n_weights"], result["n_out"] = bench.n_weights, N_OUT
     result["reference_n_weights"] = bench.n_weights // REFERENCE_SHARE
     result["threads"], result["rounds"] = n_threads, rounds
@@ -203,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--weights", type=int, default=100_000_000, help="weights of the layer (default: 100 million)")
-    parser.add_argument("--threads", type=int, default=kernels.n_processors(), help="default: all processors")
+    parser.add_argument("--threads", type=int, default=n_processors(), help="default: all processors")
     parser.add_argument("--rounds", type=int, default=40, help="rounds in which routes take turns (default: 40)")
     parser.add_argument("--quick", action="store_true", help="a million weights, two rounds: does it run at all")
     arguments = parser.parse_args()

@@ -1,8 +1,6 @@
 """Timing on a machine that others use too: routes take turns, and the least disturbed of many rounds counts."""
 
-import itertools
 import platform
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,17 +43,6 @@ def take_turns(routes: dict[str, Route], rounds: int) -> dict[str, Seconds]:
                 route.run()
                 seconds[name].append(time.perf_counter() - started)
     return {name: Seconds(min(times), float(np.median(times))) for name, times in seconds.items()}
-
-
-def on_threads(work: Callable[[int, int], object], size: int, n_threads: int) -> None:
-    """Call work(start, stop) on equal shares of 0 .. size, on threads started for it, as the kernels do."""
-    cuts = [size * i // n_threads // 64 * 64 for i in range(n_threads)] + [size]
-    others = [threading.Thread(target=work, args=cut) for cut in itertools.pairwise(cuts[1:])]
-    for thread in others:
-        thread.start()
-    work(cuts[0], cuts[1])
-    for thread in others:
-        thread.join()
 
 
 def hardware() -> str:

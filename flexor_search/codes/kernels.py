@@ -3,13 +3,10 @@
 Importing this module imports numba, which takes about a second; nothing in the package does so until a caller asks for
 the "numba" decoder. `out` arrays are worth reusing: touching fresh memory costs more than decoding into it.
 
-Threads are plain ones, started for one call: they outlive nothing that a fork could copy, need no threading layer, and
-a call from several threads at once is safe. The calling thread takes the first share.
+Threads are those of `sharing`, not numba's: its parallel loops cut the work into equal parts, so that the slowest
+processor sets the pace, and need a threading layer that may not be called from two threads at once.
 """
 
-import itertools
-import os
-import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -19,11 +16,11 @@ from numpy.typing import NDArray
 
 from flexor_search.codes import numba_loops
 from flexor_search.codes.bitpack import plane_bytes
+from flexor_search.codes.sharing import n_processors, share
 from flexor_search.codes.xor_code import XorCode
 
-MIN_BYTES_PER_THREAD = 1 << 19  # starting a thread costs about what it takes to write this much
+MIN_BYTES_PER_THREAD = 1 << 19  # waking a thread costs about what it takes to write this much
 TYPICAL_CACHE_BYTES = 1 << 25
-SHARE_BYTES = 64  # of a plane: shares of the work start at cache lines where planes do
 
 
 def decode_rows(
@@ -133,11 +130,6 @@ def decode_weight(
     return weight
 
 
-def n_processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @lru_cache(maxsize=256)
 def _tap_table(code: XorCode) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Where each row's taps start, and all taps one after the other."""
@@ -189,12 +181,5 @@ def _last_cache_bytes() -> int:
 
 
 def _share(work: Callable[[int, int], None], stride: int, output_bytes: int, threads: int | None) -> None:
-    """Call work(start, stop) on shares of 0 .. stride, on as many threads as pay."""
-    n_threads = max(1, min(threads or n_processors(), output_bytes // MIN_BYTES_PER_THREAD))
-    cuts = [stride * i // n_threads // SHARE_BYTES * SHARE_BYTES for i in range(n_threads)] + [stride]
-    others = [threading.Thread(target=work, args=cut) for cut in itertools.pairwise(cuts[1:])]
-    for thread in others:
-        thread.start()
-    work(cuts[0], cuts[1])
-    for thread in others:
-        thread.join()
+    """Call work(start, stop) on pieces of the planes, on as many threads as pay."""
+    share(work, stride, max(1, min(threads or n_processors(), output_bytes // MIN_BYTES_PER_THREAD)))

@@ -14,7 +14,8 @@ with threads that share an array each count is a cache line going back and forth
 import numpy as np
 from numba import int8, uint8, uint32, uint64
 
-from flexor_search.codes.streaming import LINE_BYTES, compiled, fence, stream_copy, stream_xor, to_line_end
+from flexor_search.codes.sharing import LINE_BYTES
+from flexor_search.codes.streaming import compiled, fence, stream_copy, stream_xor, to_line_end
 
 STORED_BLOCK_BYTES = 1 << 19  # packed rows: what is read stays in the second cache level, and runs are long
 PARTIAL_BYTES = 4096  # of a streamed row with many taps: its partial XOR stays in the first

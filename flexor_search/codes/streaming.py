@@ -15,9 +15,10 @@ from llvmlite import ir
 from numba import njit, types, uint64
 from numba.extending import intrinsic as _untyped_intrinsic
 
+from flexor_search.codes.sharing import LINE_BYTES
+
 intrinsic: Any = _untyped_intrinsic  # what it makes is called without the first argument; type checkers cannot know
 
-LINE_BYTES = 64
 _HALF_BYTES = 32
 
 

@@ -129,6 +129,6 @@ def _numba(code: XorCode, plane: NDArray[np.uint8], n_weights: int) -> NDArray[n
 
 
 DECODERS = {"reference": _reference, "fast": _fast, "numba": _numba}
-"""Loading a model takes "fast": numpy has ResNet-18's weights in a tenth of a second, numba in a third of that, but only
-after the second that loading it takes (and some more where its kernels are not on disk yet). "numba" is for who decodes
-again and again, or into a buffer (`codes.kernels`)."""
+"""A model is loaded by "fast": numpy has ResNet-18's weights in 0.05 to 0.1 s, numba in half of that, but only after the
+second that numba takes to load, and several if its kernels are not on disk yet. "numba" is for whoever decodes again and
+again; `codes.kernels` also decodes into arrays that are there already."""
