@@ -8,9 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 LINE_BYTES = 64
-PIECES_PER_THREAD = (
-    4  # a thread whose processor is busy elsewhere leaves its pieces to the others; long ones stream best
-)
+PIECES_PER_THREAD = 4  # a thread without a processor leaves its pieces to the others; long ones stream best
 
 
 def n_processors() -> int:

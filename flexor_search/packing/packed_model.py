@@ -129,6 +129,6 @@ def _numba(code: XorCode, plane: NDArray[np.uint8], n_weights: int) -> NDArray[n
 
 
 DECODERS = {"reference": _reference, "fast": _fast, "numba": _numba}
-"""A model is loaded by "fast": numpy has ResNet-18's weights in 0.05 to 0.1 s, numba in half of that, but only after the
-second that numba takes to load, and several if its kernels are not on disk yet. "numba" is for whoever decodes again and
-again; `codes.kernels` also decodes into arrays that are there already."""
+"""A model is loaded by "fast": numpy has ResNet-18's weights in 0.05 to 0.1 s, numba in half of that, but only after
+the second that numba takes to load, and several if its kernels are not on disk yet. "numba" is for whoever decodes
+again and again; `codes.kernels` also decodes into arrays that are there already."""
