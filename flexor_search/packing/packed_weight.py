@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flexor_search.packing.packed_model import PackedLayer
 from flexor_search.packing.torch_decode import decode_signs, tap_indices
 from flexor_search.planning import LayerShape
-from flexor_search.quantization import spread_scale
+from flexor_search.quantization import spread_scale, sum_of_planes
 
 
 class PackedWeight(nn.Module):
@@ -39,16 +39,12 @@ class PackedWeight(nn.Module):
         Returns:
             Sum over planes, in order, of scale * sign, in float32 and in the layer's weight shape.
         """
-        scales = spread_scale(scale.float(), self.shape)
-        planes = payload.split([n_in * stride for n_in, stride in self._stored])
-        terms = []
+        planes, signs = payload.split([n_in * stride for n_in, stride in self._stored]), []
         for plane, stored in enumerate(self._stored):
-            signs = decode_signs(planes[plane].view(stored), getattr(self, f"taps{plane}"), self.shape.n_weights)
-            terms.append(signs.view(self.shape.weight_shape) * scales[plane])
-        weight = terms[0]
-        for term in terms[1:]:
-            weight = weight + term
-        return weight
+            taps = getattr(self, f"taps{plane}")
+            decoded = decode_signs(planes[plane].view(stored), taps, self.shape.n_weights)
+            signs.append(decoded.view(self.shape.weight_shape))
+        return sum_of_planes(signs, spread_scale(scale.float(), self.shape))
 
     def right_inverse(self, _weight: Tensor) -> tuple[Tensor, Tensor]:
         """The originals; called when a layer is parametrized."""

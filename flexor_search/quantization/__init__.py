@@ -7,7 +7,7 @@ from flexor_search.quantization.convert import (
     share_parametrization,
 )
 from flexor_search.quantization.describe import QUANTIZABLE, describe
-from flexor_search.quantization.flexor_weight import FlexorWeight, spread_scale
+from flexor_search.quantization.flexor_weight import FlexorWeight, spread_scale, sum_of_planes
 from flexor_search.quantization.surrogate import SURROGATES, decode_signs
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "set_s_tanh",
     "share_parametrization",
     "spread_scale",
+    "sum_of_planes",
 ]
