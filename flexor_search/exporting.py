@@ -97,8 +97,8 @@ def _to_safetensors(trained: Trained, target: Path) -> None:
 
 def _to_folder(trained: Trained, target: Path) -> None:
     source = trained.run.trained_path(trained.measurement.number)
-    origin = {"workload": trained.question.workload, "model": trained.question.model}
-    save_folder(source, target, origin if trained.question.model else {"workload": load(source).model_name})
+    own = trained.question.model
+    save_folder(source, target, {"model": own} if own else {"workload": load(source).model_name})
 
 
 def _to_onnx(trained: Trained, target: Path) -> None:

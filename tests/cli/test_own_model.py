@@ -4,6 +4,7 @@ import importlib
 import json
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 
@@ -48,6 +49,20 @@ def checked(out, build, images):
     return shape
 
 
+def exported(command, folder, build, images):
+    """The run's only budget in every other format, made of the user's own code."""
+    for target in ("model.onnx", "hub", "decoder.v"):
+        ended = command("export", "out", "--to", target, "--quiet")
+        assert (ended.code, ended.out.strip(), ended.err) == (0, target, "")
+    wanted = load_packed(folder / "hub", build)(images)
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    (logits,) = session.run(None, {"images": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+    config = json.loads((folder / "hub" / "config.json").read_text())
+    assert config == {"flexor_search": {"model": "mine:build", "file": "model.safetensors"}}
+    assert command("verify", "model.onnx").code == 0
+
+
 def test_a_perceptron_in_twenty_kibibytes(mine, command, tmp_path):
     ended = command("--budget", "20KiB", "--model", "mine:build", "--data", "mine:loaders", *SHORT)
     assert (ended.code, ended.err) == (0, "")
@@ -62,6 +77,7 @@ def test_a_perceptron_in_twenty_kibibytes(mine, command, tmp_path):
     assert float(right.float().mean()) == pytest.approx(entry["test_accuracy_shipped"])
     assert entry["test_accuracy_shipped"] > 0.5  # four classes: it has learned
     run = Run.open(tmp_path / "out")
+    exported(command, tmp_path, mine().build, images)
     assert (run.question["model"], run.question["data"], run.question["workload"]) == ("mine:build", "mine:loaders", "")
     assert all(m.file_bytes <= 20 * 1024 for m in run.measurements if m.kind != "full precision")
 
