@@ -13,7 +13,7 @@ from flexor_search.errors import ModelError, UsageError, VerificationError
 from flexor_search.packing.packed_model import PackedLayer, PackedModel, spread_over_layer
 from flexor_search.packing.safetensors_file import load
 from flexor_search.planning import Allocation, LayerShape
-from flexor_search.planning.file_layout import file_layout, kept_tensors
+from flexor_search.planning.file_layout import file_layout, is_float, kept_tensors
 from flexor_search.quantization import describe, flexor_weights
 from flexor_search.workloads import WORKLOADS
 
@@ -76,7 +76,7 @@ def unpack_into(packed: PackedModel, model: nn.Module) -> nn.Module:
         The same model in evaluation mode, float32, without gradients.
 
     Raises:
-        ModelError: the model's tensors are not those of the packed model.
+        ModelError: the model's tensors are not those of the packed model, by name, shape, or dtype where it is exact.
     """
     shapes = describe(model)
     folded = tuple(layer.folded_norm for layer in shapes.layers if layer.folded_norm)
@@ -85,15 +85,20 @@ def unpack_into(packed: PackedModel, model: nn.Module) -> nn.Module:
             f"model: its batch norms to fold are {list(folded)}, the file folded {list(packed.folded)}; "
             "load it into the architecture that was packed"
         )
-    tensors: dict[str, NDArray] = {f"{layer.name}.weight".lstrip("."): layer.weight() for layer in packed.layers}
+    tensors: dict[str, NDArray] = {layer.weight_name: layer.weight() for layer in packed.layers}
     tensors |= {name: value.astype(np.float32) for name, value in packed.kept.items()} | packed.exact
     modules = dict(model.named_modules(remove_duplicate=False))
     expected = {layer.tensor_name("weight"): layer.weight_shape for layer in shapes.layers}
     expected |= {layer.tensor_name("bias"): (layer.out_channels,) for layer in shapes.layers if layer.stores_bias}
     expected |= {tensor.name: tensor.shape for tensor in shapes.others}
     given = {name: tuple(value.shape) for name, value in tensors.items()}
-    if expected != given:
-        differing = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
+    exact = {tensor.name: tensor.dtype for tensor in shapes.others if not is_float(tensor)}
+    given_exact = {name: str(value.dtype) for name, value in packed.exact.items()}
+    if (expected, exact) != (given, given_exact):
+        differing = sorted(
+            {name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)}
+            | {name for name in exact.keys() | given_exact.keys() if exact.get(name) != given_exact.get(name)}
+        )
         raise ModelError(f"model: its tensors are not those of the file; what differs: {', '.join(differing[:4])}")
     for layer in shapes.layers:
         weight = nn.Parameter(torch.from_numpy(tensors.pop(layer.tensor_name("weight"))), requires_grad=False)

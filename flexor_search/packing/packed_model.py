@@ -37,6 +37,11 @@ class PackedLayer:
         """Number of weights."""
         return int(np.prod(self.weight_shape))
 
+    @property
+    def weight_name(self) -> str:
+        """The weight's name in the model's state."""
+        return f"{self.name}.weight" if self.name else "weight"
+
     def weight_bits(self, decoder: Decoder = "fast") -> NDArray[np.uint8]:
         """Decoded sign planes: 0/1, shape (n_planes, n_weights), in weight order."""
         decode = DECODERS[decoder]
@@ -45,11 +50,12 @@ class PackedLayer:
         )
 
     def weight(self, decoder: Decoder = "fast") -> NDArray[np.float32]:
-        """The layer's weight in float32: sum over planes of scale * (2 * bit - 1)."""
-        signs = self.weight_bits(decoder).astype(np.float32) * 2 - 1
-        shaped = signs.reshape(-1, *self.weight_shape)
-        scale = spread_over_weight(self.scale.astype(np.float32), self.weight_shape, self.transposed_groups)
-        return (shaped * scale).sum(0, dtype=np.float32)
+        """The layer's weight in float32: sum over planes of scale * (2 * bit - 1), in their order, from 0."""
+        scales = spread_over_weight(self.scale.astype(np.float32), self.weight_shape, self.transposed_groups)
+        weight = np.zeros(self.weight_shape, np.float32)
+        for bits, scale in zip(self.weight_bits(decoder), scales, strict=True):  # numpy's sum has an order of its own
+            weight += scale * (bits.reshape(self.weight_shape).astype(np.float32) * 2 - 1)
+        return weight
 
 
 @dataclass(frozen=True)

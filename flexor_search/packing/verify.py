@@ -188,7 +188,7 @@ def _with_weights(trained: nn.Module, found: PackedModel, plain: nn.Module) -> C
     for layer in found.layers:
         scale = trained.get_submodule(layer.name).parametrizations.weight.original1  # type: ignore[union-attr]
         exact = replace(layer, scale=scale.detach().cpu().numpy())  # type: ignore[operator]
-        state[f"{layer.name}.weight".lstrip(".")] = torch.from_numpy(exact.weight("reference"))
+        state[layer.weight_name] = torch.from_numpy(exact.weight("reference"))
     # The very tensors, not copies: another memory format is another order of adding up.
     return lambda images: functional_call(plain.eval(), state, (images,))
 
