@@ -1,13 +1,14 @@
 """Reads a packed FleXOR file with numpy and the standard library alone.
 
-Written from docs/format.md, versions 1 and 2, and from nothing else: it imports nothing of flexor-search, so that a file
-stays readable where the project is not, and so that two readers that share no line can be held against each other.
+Written from docs/format.md, versions 1 and 2, and from nothing else. It imports nothing of flexor-search, so that a
+file stays readable where the project is not, and so that two readers that share no line can be held against each other.
 
     python decode_standalone.py FILE [--npz OUT.npz]
 
-prints the layers, and writes every tensor of the model under its name to OUT.npz. `read` does the same in Python. It refuses
-a file that the page says a reader refuses with `Refused`, whose message names the cause. Before a file's own bytes vouch for
-a size, nothing of that size is allocated.
+prints the layers, and writes every tensor of the model under its name to OUT.npz. `read` does the same in Python. What
+the page says a reader refuses is refused with `Refused`, whose message names the cause. Nothing of a size that the
+tables claim is allocated before the file's own bytes vouch for it; only decoding makes more than the file holds, and by
+no more than its codes say.
 """
 
 import argparse
@@ -16,12 +17,16 @@ import json
 import math
 import re
 import sys
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as shown
+from urllib.parse import quote
 
 import numpy as np
 
 NEWEST = 2
+MAX_HEADER_BYTES, MAX_AXES, MAX_ELEMENTS = 100_000_000, 32, 2**60
 MARKER = rb"\"sha256\":\""
 KEYS = ("version", "sha256", "model", "codes", "layers", "kept", "exact")
 TENSORS = {"codes": ("U8",), "exact": ("U8",), "kept": ("F16", "F32"), "payload": ("U8",), "scales": ("F16", "F32")}
@@ -45,6 +50,11 @@ class Layer:
 
 @dataclass
 class Packed:
+    """A file's content; float tensors that are not decoded keep the dtype that they have in the file.
+
+    Of a version 1 file the biases of layers are in `kept`, as that version has them.
+    """
+
     version: int
     model: str
     layers: dict[str, Layer]
@@ -114,6 +124,7 @@ def _container(data):
     _need(len(data) >= 8, f"the file has {len(data)} bytes, too few for the length of a header")
     start = 8 + int.from_bytes(data[:8], "little")
     _need(start <= len(data), f"the header says {start - 8} bytes, the file has {len(data) - 8} behind its length")
+    _need(start - 8 <= MAX_HEADER_BYTES, f"a header of {start - 8} bytes is too long")
     _need(data[8:9] == b"{", "the header does not begin with {")
     header = _json(data[8:start], "the header")
     outer = header.pop("__metadata__", None)
@@ -121,12 +132,12 @@ def _container(data):
     _need(isinstance(outer["flexor"], str), "the flexor metadata is no string")
     tensors, spans = {}, []
     for name, entry in header.items():
-        _need(name in TENSORS, f"unknown tensor {name!r}")
+        _need(name in TENSORS, f"unknown tensor {shown(name)}")
         _need(isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}, f"{name}: odd entry")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        _need(isinstance(dtype, str) and dtype in TENSORS[name], f"{name}: dtype {dtype!r}")
-        _need(_is_sizes(shape) and len(shape) == 1 and shape[0] > 0, f"{name}: shape {shape!r}")
-        _need(_is_sizes(offsets) and len(offsets) == 2, f"{name}: data_offsets {offsets!r}")
+        _need(isinstance(dtype, str) and dtype in TENSORS[name], f"{name}: dtype {shown(dtype)}")
+        _need(_is_sizes(shape) and len(shape) == 1 and shape[0] > 0, f"{name}: shape {shown(shape)}")
+        _need(_is_sizes(offsets) and len(offsets) == 2, f"{name}: data_offsets {shown(offsets)}")
         begin, end = offsets
         size = shape[0] * np.dtype(DTYPES[dtype]).itemsize
         _need(end - begin == size and start + end <= len(data), f"{name}: {begin} to {end} is not its {size} bytes")
@@ -147,10 +158,12 @@ def _container(data):
 
 def _version(meta):
     version = meta.get("version")
-    _need(type(version) is int and version >= 1, f"version is {version!r}")
-    _need(version <= NEWEST, f"version {version} is newer than this reader, which knows up to {NEWEST}: update it")
+    _need(type(version) is int and version >= 1, f"version is {shown(version)}")
+    _need(
+        version <= NEWEST, f"version {shown(version)} is newer than this reader, which knows up to {NEWEST}: update it"
+    )
     keys = set(KEYS) | ({"folded"} if version == 1 else set())
-    _need(meta.keys() == keys, f"metadata keys {sorted(meta.keys() ^ keys)} missing or unknown")
+    _need(meta.keys() == keys, f"metadata keys {shown(sorted(meta.keys() ^ keys))} missing or unknown")
     return version
 
 
@@ -175,31 +188,34 @@ def _layers(meta, version):
 
 
 def _entry(row, most, version):
-    _need(isinstance(row, list) and 3 <= len(row) <= most and _is_name(row[0]), f"layer {row!r:.80}: odd entry")
+    _need(isinstance(row, list) and 3 <= len(row) <= most and _is_name(row[0]), f"layer {shown(row)}: odd entry")
     name, shape, planes, *rest = row
-    _need(_is_sizes(shape) and 2 <= len(shape) <= 5, f"layer {name!r}: weight shape {shape!r:.80}")
-    _need(_is_sizes(planes), f"layer {name!r}: planes {planes!r:.80}")
-    _need(not planes or 0 not in shape, f"layer {name!r}: quantized, but without weights")
-    _need(planes or version > 1, f"layer {name!r}: no planes")
+    _need(_is_shape(shape) and 2 <= len(shape) <= 5, f"layer {shown(name)}: weight shape {shown(shape)}")
+    _need(_is_sizes(planes), f"layer {shown(name)}: planes {shown(planes)}")
+    _need(not planes or 0 not in shape, f"layer {shown(name)}: quantized, but without weights")
+    _need(planes or version > 1, f"layer {shown(name)}: no planes")
     entry = _Entry(name, shape, planes)
     if rest and version > 1:
         bias = rest.pop(0)
         is_name = isinstance(bias, str) and bias != ""
-        _need(is_name or (type(bias) is int and bias in (0, 1)), f"layer {name!r}: bias {bias!r:.80}")
+        _need(is_name or (type(bias) is int and bias in (0, 1)), f"layer {shown(name)}: bias {shown(bias)}")
         entry.bias, entry.folded = bool(bias), bias if is_name else None
     if rest:
         (groups,) = rest
-        _need(type(groups) is int and groups >= 0, f"layer {name!r}: groups {groups!r:.80}")
-        _need(groups == 0 or shape[0] % groups == 0, f"layer {name!r}: {groups} groups do not divide {shape[0]}")
+        _need(type(groups) is int and groups >= 0, f"layer {shown(name)}: groups {shown(groups)}")
+        _need(
+            groups == 0 or shape[0] % groups == 0,
+            f"layer {shown(name)}: {shown(groups)} groups do not divide {shape[0]}",
+        )
         entry.groups = groups
     return entry
 
 
 def _row(row, parts, what):
-    good = isinstance(row, list) and len(row) == parts and _is_name(row[0]) and _is_sizes(row[1])
-    _need(good, f"{what}: odd entry {row!r:.80}")
+    good = isinstance(row, list) and len(row) == parts and _is_name(row[0]) and _is_shape(row[1])
+    _need(good, f"{what}: odd entry {shown(row)}")
     if parts == 3:
-        _need(isinstance(row[2], str) and row[2] in EXACT, f"{what}: {row[0]!r} has dtype {row[2]!r:.80}")
+        _need(isinstance(row[2], str) and row[2] in EXACT, f"{what}: {shown(row[0])} has dtype {shown(row[2])}")
     return row
 
 
@@ -210,7 +226,7 @@ def _check_names(layers, folded, kept, exact):
     for what, found in (("tensor", names), ("folded batch norm", folded)):
         seen = set()
         for name in found:
-            _need(name not in seen, f"{what} {name!r} occurs twice")
+            _need(name not in seen, f"{what} {shown(name)} occurs twice")
             seen.add(name)
 
 
@@ -222,17 +238,10 @@ class _Tensor:
         self.values = tensors.get(name, np.empty(0, "<u1"))
 
     def take(self, shape, owner):
-        size, left = 1, len(self.values) - self.at
-        for length in () if 0 in shape else shape:
-            size *= length
-            _need(size <= left, f"{owner!r} needs more than the {left} elements that {self.name} has left")
-        size = 0 if 0 in shape else size
-        _need(size <= left, f"{owner!r} needs more than the {left} elements that {self.name} has left")
+        size, left = math.prod(shape), len(self.values) - self.at
+        _need(size <= left, f"{shown(owner)} needs more than the {left} elements that {self.name} has left")
         self.at += size
-        try:
-            return self.values[self.at - size : self.at].reshape(shape)
-        except ValueError:
-            raise Refused(f"{owner!r} has a shape that no array has") from None
+        return self.values[self.at - size : self.at].reshape(shape)
 
     def finish(self):
         left = len(self.values) - self.at
@@ -241,7 +250,7 @@ class _Tensor:
 
 def _code(size, codes):
     """The 0/1 matrix of a code, one row for each output."""
-    _need(_is_sizes(size) and len(size) == 2 and 1 <= size[0] <= size[1] <= 256, f"code of size {size!r:.80}")
+    _need(_is_sizes(size) and len(size) == 2 and 1 <= size[0] <= size[1] <= 256, f"code of size {shown(size)}")
     rows = codes.take([size[1], -(-size[0] // 8)], f"code {size[0]} to {size[1]}")
     taps = np.unpackbits(rows, axis=1, bitorder="little").astype(bool)
     _need(not taps[:, size[0] :].any(), f"code {size[0]} to {size[1]}: bits past its inputs are set")
@@ -255,14 +264,20 @@ def _parts(entry, matrices, floats, payload, scales, version):
     bias = floats.take([entry.channels], entry.name) if entry.bias else None
     stored = []
     for index in entry.planes:
-        _need(index < len(matrices), f"layer {entry.name!r}: no code {index}")
+        _need(index < len(matrices), f"layer {shown(entry.name)}: no code {index}")
         n_out, n_in = matrices[index].shape
         slices = -(-math.prod(entry.shape) // n_out)
         planes = payload.take([n_in, -(-slices // 8)], entry.name)
         if slices % 8:
-            _need(not (planes[:, -1] >> slices % 8).any(), f"layer {entry.name!r}: padding bits of a plane are set")
+            _need(
+                not (planes[:, -1] >> slices % 8).any(), f"layer {shown(entry.name)}: padding bits of a plane are set"
+            )
         stored.append((matrices[index], slices, planes))
     scale = scales.take([len(stored), entry.channels], entry.name) if stored else None
+    if stored:
+        with np.errstate(over="ignore"):
+            most = sum(np.abs(scale.astype("<f4")), start=np.float32(0))
+        _need(bool(np.isfinite(most).all()), f"layer {shown(entry.name)}: scales add up to more than float32 holds")
     return weight, bias, stored, scale
 
 
@@ -270,10 +285,9 @@ def _decode(entry, weight, bias, stored, scale):
     if not stored:
         return Layer(weight, bias=bias)
     bits = [_plane(*plane)[: math.prod(entry.shape)].reshape(entry.shape) for plane in stored]
-    total = None
+    total = np.zeros(entry.shape, "<f4")
     for row, plane in zip(scale.astype("<f4"), bits, strict=True):
-        term = np.where(plane, _spread(row, entry), -_spread(row, entry))
-        total = term if total is None else total + term
+        total += np.where(plane, _spread(row, entry), -_spread(row, entry))
     return Layer(total, bits, [matrix.shape[::-1] for matrix, _, _ in stored], bias)
 
 
@@ -295,7 +309,7 @@ def _exact(name, shape, dtype, raw):
     itemsize = np.dtype(EXACT[dtype]).itemsize
     data = raw.take([*shape, itemsize], name)
     if dtype == "bool":
-        _need(not (data > 1).any(), f"{name!r} holds a bool that is neither 0 nor 1")
+        _need(not (data > 1).any(), f"{shown(name)} holds a bool that is neither 0 nor 1")
         return data.reshape(shape).view(bool)
     return np.frombuffer(data.tobytes(), EXACT[dtype]).reshape(shape)
 
@@ -306,12 +320,17 @@ def _json(text, what):
         _need(len(found) == len(pairs), f"{what}: a key occurs twice in an object")
         return found
 
+    def integer(digits):
+        _need(digits != "-0", f"{what}: -0 is no integer")
+        return int(digits)
+
     def constant(name):
         raise Refused(f"{what}: {name} is no JSON")
 
     try:
         text = text if isinstance(text, str) else text.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=constant, parse_int=integer)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no character
     except Refused:
         raise
     except (ValueError, RecursionError) as error:
@@ -333,6 +352,11 @@ def _is_sizes(value):
     return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
 
 
+def _is_shape(value):
+    fits = _is_sizes(value) and len(value) <= MAX_AXES
+    return fits and math.prod(size for size in value if size) < MAX_ELEMENTS
+
+
 def _inside(name, what):
     return f"{name}.{what}" if name else what
 
@@ -343,6 +367,7 @@ def _need(holds, cause):
 
 
 def main():
+    """The command line."""
     parser = argparse.ArgumentParser(description="Decode a packed FleXOR file with numpy alone.")
     parser.add_argument("file")
     parser.add_argument("--npz", metavar="OUT.npz", help="write every tensor of the model under its name")
@@ -351,16 +376,18 @@ def main():
         packed = read(args.file)
     except (Refused, OSError) as error:
         sys.exit(f"{args.file}: {error}")
-    print(f"version {packed.version}, model {packed.model or '(none)'}, folded: {', '.join(packed.folded) or 'none'}")
+    print(f"version {packed.version}, model {packed.model!a}, folded: {packed.folded!a}")
     print(f"{'layer':<24} {'weight':<18} {'codes':<18} bias")
     for name, layer in packed.layers.items():
         codes = " ".join(f"{n_in}/{n_out}" for n_in, n_out in layer.codes) or "kept"
         shape = "x".join(map(str, layer.weight.shape))
-        print(f"{name or '(model)':<24} {shape:<18} {codes:<18} {'no' if layer.bias is None else 'yes'}")
+        print(f"{name!a:<24} {shape:<18} {codes:<18} {'no' if layer.bias is None else 'yes'}")
     print(f"{len(packed.kept)} further tensors kept, {len(packed.exact)} exact")
     if args.npz:
-        with open(args.npz, "wb") as out:
-            np.savez(out, **packed.tensors())
+        with zipfile.ZipFile(args.npz, "w") as out:
+            for name, value in packed.tensors().items():
+                with out.open(f"{quote(name, safe='')}.npy", "w") as member:  # a name is no path: "/" becomes %2F
+                    np.lib.format.write_array(member, value, allow_pickle=False)
 
 
 if __name__ == "__main__":
