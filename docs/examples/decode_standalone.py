@@ -235,7 +235,9 @@ class _Tensor:
 
     def __init__(self, name, tensors):
         self.name, self.at = name, 0
-        self.values = tensors.get(name, np.empty(0, "<u1"))
+        like = tensors.get("scales" if name == "kept" else "kept")  # these two have one dtype, if only one is there too
+        dtype = "<u1" if name in ("codes", "exact", "payload") else "<f2" if like is None else like.dtype
+        self.values = tensors.get(name, np.empty(0, dtype))
 
     def take(self, shape, owner):
         size, left = math.prod(shape), len(self.values) - self.at

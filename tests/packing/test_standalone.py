@@ -17,7 +17,7 @@ from benchmarks.fuzz import STANDALONE, Finding, compare, standalone
 from benchmarks.mutations import version_1
 from flexor_search.errors import FormatError
 from flexor_search.packing import from_bytes, pack, to_bytes
-from flexor_search.planning import Allocation, LayerSpec
+from flexor_search.planning import KEPT, Allocation, LayerSpec
 from flexor_search.quantization import describe, quantize_
 
 from . import test_lies
@@ -95,6 +95,18 @@ def test_weights_are_summed_in_the_order_of_planes_and_are_never_minus_zero(n_pl
                 wanted += scale if bit else -scale
             assert from_bytes(changed).layers[0].weight().tobytes() == wanted.tobytes()
             assert read(changed).layers[""].weight.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("spec", [LayerSpec(n_in=1, n_out=2), KEPT])
+@pytest.mark.parametrize("kept_dtype", ["float16", "float32"])
+def test_a_tensor_without_elements_has_a_dtype_too(spec, kept_dtype):
+    model = nn.Linear(2, 2, bias=False)
+    model.register_buffer("nothing", torch.zeros(0, 3))
+    model.register_buffer("none", torch.zeros(0, dtype=torch.int32))
+    allocation = Allocation.of(describe(model), {"": spec}, kept_dtype)
+    raw = to_bytes(pack(quantize_(model, allocation), allocation), allocation)
+    compare(from_bytes(raw), read(raw))
+    assert str(read(raw).kept["nothing"].dtype) == kept_dtype
 
 
 @pytest.mark.parametrize("lie", test_lies.LIES)
