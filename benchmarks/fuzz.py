@@ -316,13 +316,13 @@ def every_byte(folder: Path) -> Tally:
 
 def guided(seconds: float, seed: int, folder: Path, report: Callable[[Tally], int]) -> int:
     """Guided by coverage for a time; what report(tally) returns is the exit code, and atheris ends the process."""
-    tally, known, end = Tally(), seeds(), time.monotonic() + seconds
+    tally, known = Tally(), seeds()
     _warm_up(known)
     try:
         atheris = importlib.import_module("atheris")
     except ImportError:
         print("atheris is not installed: hypothesis takes its place, which does not see coverage", file=sys.stderr)
-        return report(_drawn(end, tally, known, folder))
+        return report(_drawn(time.monotonic() + seconds, tally, known, folder))
 
     whole = {start.raw: None for start in known}  # files that both readers accept
 
@@ -352,6 +352,7 @@ def guided(seconds: float, seed: int, folder: Path, report: Callable[[Tally], in
     for number, start in enumerate(known):
         (corpus / f"seed-{number}").write_bytes(start.raw)
     options = [f"-seed={seed + 1}", "-max_len=8192", "-timeout=60", "-rss_limit_mb=4096", "-verbosity=1", str(corpus)]
+    end = time.monotonic() + seconds
     atheris.Setup([sys.argv[0], *options], one, custom_mutator=mutator)
     atheris.Fuzz()
     raise AssertionError("atheris ends the process")

@@ -39,7 +39,7 @@ def header_object(raw: bytes) -> dict[str, Any]:
     try:
         header = json_object(raw[8 : 8 + header_bytes].decode("utf-8"))
     except (ValueError, TypeError, RecursionError) as error:
-        raise FormatError(NOT_PACKED) from error
+        raise FormatError(f"{NOT_PACKED} ({error})") from error
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or METADATA_KEY not in metadata:
         raise FormatError(NOT_PACKED)

@@ -144,8 +144,10 @@ def _metadata_object(raw: bytes) -> dict[str, Any]:
         body = json_object(header_object(raw)["__metadata__"][METADATA_KEY])
         body["version"]  # the one field that every version will have
         return body
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FormatError(NOT_PACKED) from error
+    except KeyError as error:
+        raise FormatError(f"{NOT_PACKED} (no {error} in it)") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FormatError(f"{NOT_PACKED} ({error})") from error
 
 
 def _tables(metadata: _Metadata) -> Tables:
