@@ -38,6 +38,7 @@ from torch import nn
 from benchmarks.mutations import ARCHITECTURES, Seed, mutated, seeds, signed
 from flexor_search.errors import FlexorError, FormatError
 from flexor_search.packing import PackedModel, from_bytes, inspect_file, unpack_into
+from flexor_search.packing.packed_model import DECODERS
 
 STANDALONE = Path(__file__).parents[1] / "docs" / "examples" / "decode_standalone.py"
 MEMORY_PER_BYTE, MEMORY_BYTES = 64, 1_000_000  # docs/format.md promises it
@@ -200,7 +201,7 @@ def compare(packed: PackedModel, other: Any) -> None:
     for layer in packed.layers:
         theirs = other.layers[layer.name]
         bits = np.stack([bits.reshape(-1) for bits in theirs.bits])
-        for decoder in ("reference", "fast"):
+        for decoder in DECODERS:
             if not np.array_equal(layer.weight_bits(decoder), bits):
                 raise Finding(f"layer {layer.name!r}: the {decoder} decoder gives other bits")
             if layer.weight(decoder).tobytes() != theirs.weight.tobytes():

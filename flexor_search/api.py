@@ -1,6 +1,5 @@
 """The whole route on one page: plan, search, confirm, export, report. The command line and notebooks both call this."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,18 +8,14 @@ from typing import Any
 
 import torch
 
-from flexor_search.errors import RunError, UsageError
-from flexor_search.packing import Checks, load, save_verilog, verify_file
-from flexor_search.planning import (
-    Budget,
-    Recipe,
-    SearchSpace,
-    exceeds_space,
-)
+from flexor_search.errors import RunError
+from flexor_search.exporting import export
+from flexor_search.packing import Checks, verify_file, weights_path
+from flexor_search.planning import Recipe, exceeds_space
 from flexor_search.question import Plan, Question, fingerprint, plan, resolved
 from flexor_search.reporting import write_report
 from flexor_search.reporting.words import duration
-from flexor_search.runs import DONE, Measurement, Run
+from flexor_search.runs import Measurement, Run
 from flexor_search.training import check_fits, resolve_precision, seeded
 from flexor_search.tuning import (
     FINALISTS,
@@ -29,17 +24,16 @@ from flexor_search.tuning import (
     Phase,
     SearchPlan,
     Silent,
-    choose,
     confirm,
     confirmation_seeds,
-    copy_trained,
-    ship,
     summarize,
     time_plan,
 )
 from flexor_search.tuning import (
     search as direct_search,
 )
+
+__all__ = ["export", "report", "resume", "search", "verify"]
 
 
 def search(question: Question, folder: str | Path, observer: Observer | None = None) -> Run:
@@ -133,74 +127,19 @@ def resume(folder: str | Path, observer: Observer | None = None, **changes: Any)
     return search(replace(question, **changes), folder, observer)
 
 
-def export(folder: str | Path, budget: str = "", trial: int | None = None, to: str | Path | None = None) -> Path:
-    """Write the packed file of any allocation that a run trained.
-
-    Args:
-        folder: of the run.
-        budget: pack the best that fits it: of those confirmed, else of the search's own trainings.
-        trial: or pack the training of this number.
-        to: path to write, default model-BUDGET.safetensors or model-trial-N.safetensors in the run folder. A name that
-            ends in .v gives the codes' decoders as Verilog instead, and their test bench next to it (docs/hardware.md).
-
-    Returns:
-        The path written; a packed file is verified there.
-
-    Raises:
-        UsageError: neither or both of budget and trial, or a trial that was not finished.
-        RunError: nothing that fits has been trained.
-    """
-    run = Run.open(folder)
-    if (budget == "") == (trial is None):
-        raise UsageError("export: give either --budget or --trial")
-    if trial is not None:
-        chosen = _trained(run, trial)
-        name = f"trial-{trial}"
-    else:
-        limit = Budget.parse(budget)
-        name = limit.text
-        chosen = _best_fitting(run, plan(replace(Question.from_run(run), budget=budget)).space, limit)
-    body = json.loads(chosen.allocation)
-    if to is None:
-        ship(run, chosen, name, body)
-        return run.folder / f"model-{name}.safetensors"
-    target = Path(to)
-    if target.suffix == ".v":
-        save_verilog(load(run.trained_path(chosen.number)), target)
-    else:
-        copy_trained(run, chosen, target)
-    return target
-
-
 def report(folder: str | Path) -> Path:
     """Write report.html and front.csv of a run, finished or not, and return the report's path."""
     return write_report(Run.open(folder))
 
 
 def verify(path: str | Path) -> Checks:
-    """Check a packed file; returns what was checked."""
-    return verify_file(Path(path))
+    """Check a packed file, a folder that holds one, or an ONNX file; returns what was checked."""
+    path = Path(path)
+    if path.suffix == ".onnx":
+        from flexor_search.packing.onnx_verify import verify_onnx
 
-
-def _trained(run: Run, number: int) -> Measurement:
-    found = next((m for m in run.measurements if m.number == number), None)
-    if found is None:
-        raise UsageError(f"trial: the run has no trial {number}; it has 0 to {len(run.measurements) - 1}")
-    if found.state != DONE or not run.trained_path(number).exists():
-        raise UsageError(f"trial: trial {number} was {found.state} ({found.reason}) and left no model; choose another")
-    return found
-
-
-def _best_fitting(run: Run, space: SearchSpace, budget: Budget) -> Measurement:
-    group = choose(space, budget, run)
-    if group is not None:
-        return group.best
-    sizes = sorted({m.bits_per_weight for m in run.measurements if m.state == DONE})
-    raise RunError(
-        f"no trained model of {run.folder} fits {budget.text}; bits per weight trained: "
-        f"{', '.join(f'{size:g}' for size in sizes[:8]) or 'none'}; search again with that budget: "
-        f"flexor-search resume {run.folder} --budget {budget.text}"
-    )
+        return verify_onnx(path)
+    return verify_file(weights_path(path))
 
 
 def _recipe_line(recipe: Recipe, planned: Plan) -> str:

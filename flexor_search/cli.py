@@ -165,21 +165,26 @@ def report(run: RunArgument) -> None:
 @app.command()
 def export(
     run: RunArgument,
-    budget: Annotated[str, typer.Option(help="Pack the best that was trained and fits.")] = "",
-    trial: Annotated[int, typer.Option(help="Or pack the training of this number.")] = -1,
+    budget: Annotated[str, typer.Option(help="The best that was trained and fits; default the run's budget.")] = "",
+    trial: Annotated[int, typer.Option(help="Or the training of this number.")] = -1,
     to: Annotated[
-        str, typer.Option(help="File to write; default in the run folder. A name in .v: decoders in Verilog.")
+        str, typer.Option(help="Path ending in .safetensors, .onnx or .v, or a folder; default in the run folder.")
     ] = "",
+    quiet: QuietOption = False,
 ) -> None:
-    """Write the packed, verified file of any allocation that a run trained."""
-    from flexor_search import api
+    """Write, verified, any allocation that a run trained: packed, as ONNX, as Verilog, or as a folder."""
+    from flexor_search.terminal import watching
 
-    print(api.export(run, budget=budget, trial=trial if trial >= 0 else None, to=to or None))
+    with watching(quiet) as observer:
+        from flexor_search import api
+
+        path = api.export(run, budget, trial if trial >= 0 else None, to or None, observer)
+    print(path)
 
 
 @app.command()
 def verify(file: FileArgument, as_json: JsonOption = False) -> None:
-    """Check a packed file and say what was checked."""
+    """Check a packed file, a folder that holds one, or an ONNX file, and say what was checked."""
     from flexor_search import api
 
     passed = api.verify(file).passed
@@ -187,6 +192,20 @@ def verify(file: FileArgument, as_json: JsonOption = False) -> None:
         print(json.dumps({"file": str(file), "verified": True, "checked": passed}))
     else:
         print(f"{file}: verified", *(f"  - {text}" for text in passed), sep="\n")
+
+
+@app.command()
+def inspect(file: FileArgument, as_json: JsonOption = False) -> None:
+    """Show where every byte of a packed file goes, layer by layer."""
+    from flexor_search.packing import inspect_file, weights_path
+
+    found = inspect_file(weights_path(file))
+    if as_json:
+        print(json.dumps({"file": str(file)} | found.to_json(), indent=2))
+        return
+    from flexor_search.terminal import print_bytes
+
+    print_bytes(found)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from flexor_search.packing import FileBytes
     from flexor_search.runs import Measurement, Run
     from flexor_search.tuning import Phase
 
@@ -116,6 +117,33 @@ def print_results(run: "Run") -> None:
     paths = ["report.html", "front.csv", *(f"model-{entry['budget']}.safetensors" for entry in summary["budgets"])]
     for path in paths:
         console.print(str(run.folder / path), highlight=False, soft_wrap=True, markup=False)
+
+
+def print_bytes(found: "FileBytes") -> None:
+    """Where the bytes of a packed file go: a row for each layer, then what belongs to none, then the file."""
+    console = _stdout()
+    table = Table(box=None, pad_edge=False)
+    headings = ("layer", "code", "weights", "payload", "scales", "bias/kept", "header", "bytes")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("layer", "code") else "right", overflow="fold")
+    for layer in found.layers:
+        parts = (layer.n_weights, layer.payload_bytes, layer.scale_bytes, layer.kept_bytes, layer.header_bytes)
+        numbers = [f"{part:,}" for part in (*parts, layer.total_bytes)]
+        table.add_row(escape(layer.name or "(model)"), layer.code, *numbers)
+    for name, part in (
+        ("code table", found.code_table_bytes),
+        ("other tensors", found.other_kept_bytes + found.exact_bytes),
+        ("rest of the header", found.container_bytes),
+    ):
+        table.add_row(name, *("",) * 6, f"{part:,}")
+    table.add_row("file", *("",) * 6, f"{found.file_bytes:,}", style="bold")
+    console.print(table)
+    n_weights, padding = sum(layer.n_weights for layer in found.layers), sum(la.padding_bits for la in found.layers)
+    console.print(
+        f"{8 * found.file_bytes / max(n_weights, 1):.3f} bits for each of {n_weights:,} weights, everything counted; "
+        f"{padding:,} bits of the payload are padding; scales and kept tensors in {found.kept_dtype}",
+        highlight=False,
+    )
 
 
 def print_plan(tables: dict[str, Any]) -> None:

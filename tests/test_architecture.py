@@ -54,7 +54,8 @@ def test_the_storeys_that_only_compute_and_tell_come_without_torch():
 
 def test_what_trains_and_packs_comes_without_the_search():
     storeys = [f"flexor_search.{name}" for name in ("quantization", "training", "packing", "workloads")]
-    assert heavy_after_importing(storeys, ("optuna", "ray", "plotly", "pandas")) == []
+    onnx = ("onnx", "onnxruntime", "onnxscript")
+    assert heavy_after_importing(storeys, ("optuna", "ray", "plotly", "pandas", *onnx)) == []
 
 
 def test_every_module_says_what_it_is():

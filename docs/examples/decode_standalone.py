@@ -287,9 +287,10 @@ def _decode(entry, weight, bias, stored, scale):
     if not stored:
         return Layer(weight, bias=bias)
     bits = [_plane(*plane)[: math.prod(entry.shape)].reshape(entry.shape) for plane in stored]
-    total = np.zeros(entry.shape, "<f4")
+    total = None
     for row, plane in zip(scale.astype("<f4"), bits, strict=True):
-        total += np.where(plane, _spread(row, entry), -_spread(row, entry))
+        term = np.where(plane, _spread(row, entry), -_spread(row, entry))
+        total = term if total is None else total + term
     return Layer(total, bits, [matrix.shape[::-1] for matrix, _, _ in stored], bias)
 
 

@@ -107,12 +107,17 @@ def from_bytes(raw: bytes) -> PackedModel:
     except (SafetensorError, KeyError, ValueError) as error:
         raise FormatError(f"it is not a valid safetensors container: {error}") from error
     try:
-        return _assemble(tables, tensors)
+        return assemble(tables, tensors)
     except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
         raise FormatError(f"its layer table does not describe its tensors: {error}") from error
 
 
-def _assemble(tables: Tables, tensors: dict[str, NDArray]) -> PackedModel:
+def assemble(tables: Tables, tensors: dict[str, NDArray]) -> PackedModel:
+    """Read the concatenated tensors as the tables say.
+
+    Raises:
+        FormatError: they do not fit; other errors of malformed tables are the caller's to name.
+    """
     dtypes = {str(tensors[name].dtype) for name in ("kept", "scales") if name in tensors}
     if len(dtypes) > 1 or not dtypes <= {"float16", "float32"}:
         raise FormatError(f"kept tensors and scales must share one dtype, float16 or float32, got {sorted(dtypes)}")

@@ -114,7 +114,15 @@ def read_tables(raw: bytes) -> Tables:
     Raises:
         FormatError: not a packed file, from a newer version, or tables that say what cannot be.
     """
-    body = _metadata_object(raw)
+    return parse_tables(_metadata_object(raw))
+
+
+def parse_tables(body: dict[str, Any]) -> Tables:
+    """Check a metadata object of any version.
+
+    Raises:
+        FormatError: as `read_tables`.
+    """
     version = body["version"]
     if type(version) is int and version > FORMAT_VERSION:
         raise FormatError(

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from flexor_search.errors import VerificationError
-from flexor_search.packing.pack import pack, unpack_into
+from flexor_search.packing.pack import pack
 from flexor_search.packing.packed_model import PackedModel
 from flexor_search.packing.safetensors_file import load
+from flexor_search.packing.unpack import unpack_into
 from flexor_search.planning import Allocation, Saving, file_layout, savings
 from flexor_search.quantization import flexor_weights
 
@@ -184,7 +185,8 @@ def _signs_equal(trained: nn.Module, found: PackedModel, checks: Checks) -> None
 
 def _with_weights(trained: nn.Module, found: PackedModel, plain: nn.Module) -> Callable[[Tensor], Tensor]:
     """The trained model with each weight made of the file's re-coded bits and the trained, unrounded scales."""
-    state = {name: value for name, value in trained.state_dict().items() if ".parametrizations." not in f".{name}"}
+    values = trained.state_dict(keep_vars=True)  # so that tied tensors stay one
+    state = {name: value for name, value in values.items() if ".parametrizations." not in f".{name}"}
     for layer in found.layers:
         scale = trained.get_submodule(layer.name).parametrizations.weight.original1  # type: ignore[union-attr]
         exact = replace(layer, scale=scale.detach().cpu().numpy())  # type: ignore[operator]

@@ -4,9 +4,10 @@ from flexor_search.quantization.convert import (
     flexor_weights,
     quantize_,
     set_s_tanh,
+    share_parametrization,
 )
 from flexor_search.quantization.describe import QUANTIZABLE, describe
-from flexor_search.quantization.flexor_weight import FlexorWeight
+from flexor_search.quantization.flexor_weight import FlexorWeight, spread_scale, sum_of_planes
 from flexor_search.quantization.surrogate import SURROGATES, decode_signs
 
 __all__ = [
@@ -18,4 +19,7 @@ __all__ = [
     "flexor_weights",
     "quantize_",
     "set_s_tanh",
+    "share_parametrization",
+    "spread_scale",
+    "sum_of_planes",
 ]

@@ -54,7 +54,7 @@ def quantize_(
         assert isinstance(module.weight, Tensor)
         weight.to(module.weight.device)
         parametrize.register_parametrization(module, "weight", weight)
-        _tie(modules, layer, module, weight)
+        share_parametrization(modules, layer, module, weight)
     return model
 
 
@@ -79,8 +79,17 @@ def set_s_tanh(model: nn.Module, s_tanh: float) -> None:
             module.s_tanh.fill_(s_tanh)
 
 
-def _tie(modules: dict[str, nn.Module], layer: LayerShape, module: nn.Module, weight: FlexorWeight) -> None:
-    """Give every other module that shares this weight the same encrypted weights and scales."""
+def share_parametrization(
+    modules: dict[str, nn.Module], layer: LayerShape, module: nn.Module, weight: nn.Module
+) -> None:
+    """Give every other module that shares a layer's weight the same parametrization and the same originals.
+
+    Args:
+        modules: all of the model's, by name, the same under each of its names.
+        layer: whose weight it is.
+        module: the one that was parametrized first.
+        weight: its parametrization, of two originals.
+    """
     for name in layer.tied_to:
         path, _, attribute = name.rpartition(".")
         other = modules[path]

@@ -5,6 +5,8 @@ printing stay as users know them. The module below turns (encrypted, scale) into
 """
 
 import math
+from collections.abc import Iterable
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -61,11 +63,7 @@ class FlexorWeight(nn.Module):
             sum over planes of scale * sign, in the layer's weight shape.
         """
         signs = self._in_shape(decode_signs(encrypted, self.matrix, self.s_tanh, self.surrogate))
-        return (
-            (signs * spread_scale(scale, self.layer)).sum(0)
-            if len(signs) > 1
-            else (signs[0] * spread_scale(scale, self.layer)[0])
-        )
+        return sum_of_planes(signs, spread_scale(scale, self.layer))
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """First values of (encrypted, scale); called once, when the layer is quantized."""
@@ -115,6 +113,11 @@ class FlexorWeight(nn.Module):
             scales.append(scale)
         encrypted = (torch.stack(bits).to(weight.dtype) * 2 - 1) * PRETRAINED_MAGNITUDE
         return encrypted, torch.stack(scales)
+
+
+def sum_of_planes(signs: Iterable[Tensor], scales: Iterable[Tensor]) -> Tensor:
+    """The sum over planes, in order, of scale * sign; `Tensor.sum` has other orders, and so other last bits."""
+    return reduce(torch.add, map(torch.mul, signs, scales))
 
 
 def spread_scale(scale: Tensor, layer: LayerShape) -> Tensor:

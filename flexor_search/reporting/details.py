@@ -71,12 +71,10 @@ def parts(table: pd.DataFrame) -> str:
 
 
 def economies(table: pd.DataFrame) -> str:
-    """What each economy of the files saves, and whether it changes a logit; nothing if it was not measured."""
-    if table.empty:
-        return ""
+    """What each economy of the files saves, and whether it changes a logit."""
     several, lines = table["budget"].nunique() > 1, []
     for row in table.to_dict("records"):
-        change = "bit for bit" if row["tolerance"] == 0 else f"within {row['logit_difference']:.1e}"
+        change = "equal bit for bit" if row["tolerance"] == 0 else f"within {row['logit_difference']:.1e}"
         if not row["within"]:
             change = f'<span class="bad">off by {row["logit_difference"]:.1e}</span>'
         budget = f'<td class="l">{escaped(row["budget"])}</td>' if several else ""
@@ -84,7 +82,6 @@ def economies(table: pd.DataFrame) -> str:
         lines.append(f'<tr>{budget}<td class="l">{escaped(row["what"])}</td>{saved}</tr>')
     head = '<th class="l">budget</th>' if several else ""
     return (
-        "<h3>Smaller for nothing</h3><p>What each economy saves, and how much of the largest logit it changes.</p>"
         f'<div class="scroll"><table class="wide" id="economies"><thead><tr>{head}<th class="l">economy</th>'
         f"<th>bytes saved</th><th>logits</th></tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )

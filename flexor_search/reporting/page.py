@@ -50,7 +50,7 @@ def render(run: Run) -> str:
     body = [outcome.heading(run, summary), *_outcomes(rows)]
     if rows:
         body.append(_section("Beside uniform and full precision", outcome.results(rows)))
-    body += [_pareto(run, summary), _layers(summary), _progress(run)]
+    body += [_pareto(run, summary), _layers(summary), _economies(summary), _progress(run)]
     body.append(_section("How it was made", details.made(run)))
     body.append(_section("All measurements", details.trainings(run), "measurements"))
     return _document(f"{outcome.subject(run)}: flexor-search", "\n".join(filter(None, body)))
@@ -112,9 +112,16 @@ def _layers(summary: dict[str, Any] | None) -> str:
     parts = file_parts(summary)
     if parts.empty:
         return rate
-    saved = details.economies(economies(summary))
-    bytes_ = _section("Where the bytes go", "<p>Everything in the file.</p>" + details.parts(parts) + saved)
-    return f'<div class="pair">{rate}{bytes_}</div>'
+    text = "<p>Everything in the file.</p>"
+    return f'<div class="pair">{rate}{_section("Where the bytes go", text + details.parts(parts))}</div>'
+
+
+def _economies(summary: dict[str, Any] | None) -> str:
+    table = economies(summary)
+    if table.empty:
+        return ""
+    text = "<p>What each economy of the file saves, and by how much of the largest logit it moves any logit.</p>"
+    return _section("Smaller for nothing", text + details.economies(table))
 
 
 def _progress(run: Run) -> str:

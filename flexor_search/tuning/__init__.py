@@ -13,7 +13,7 @@ from flexor_search.tuning.confirm import (
 from flexor_search.tuning.direct import SearchPlan, search
 from flexor_search.tuning.measurer import Candidate, Measurer
 from flexor_search.tuning.observer import Observer, Phase, Silent
-from flexor_search.tuning.summary import copy_trained, ship, summarize
+from flexor_search.tuning.summary import copy_trained, packing_lines, packing_warnings, ship, summarize
 from flexor_search.tuning.time_plan import time_plan
 
 __all__ = [
@@ -32,6 +32,8 @@ __all__ = [
     "copy_trained",
     "finalists",
     "groups",
+    "packing_lines",
+    "packing_warnings",
     "search",
     "ship",
     "summarize",

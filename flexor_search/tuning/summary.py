@@ -94,6 +94,15 @@ def summarize(
     return summary
 
 
+def packing_lines(packing: dict[str, Any] | None) -> list[str]:
+    """What each economy of a packed file saved, and what it changed."""
+    lines = []
+    for step in (packing or {"steps": []})["steps"]:
+        change = f"logits within {step['logit_difference']:.1e} of the largest" if step["tolerance"] else "bit for bit"
+        lines.append(f"{step['what']}: {step['saved_bytes']:,} bytes saved, {change}")
+    return lines
+
+
 def packing_warnings(packing: dict[str, Any] | None) -> list[str]:
     """What rounding to the kept dtype changed by more than it should; the file stays as small as it was planned."""
     if packing is None:

@@ -120,7 +120,11 @@ FAILED = {
     "report of no run": (("report", "nothing"), "is not a run folder"),
     "export from no run": (("export", "nothing", "--trial", "0"), "is not a run folder"),
     "verify of nothing": (("verify", "absent"), "absent: cannot be read: No such file or directory"),
-    "verify of a folder": (("verify", "nothing"), "nothing: cannot be read: Is a directory"),
+    "verify of a folder": (("verify", "nothing"), "nothing/model.safetensors: cannot be read: No such file"),
+    "verify of a text that is called ONNX": (("verify", "text.onnx"), "text.onnx: it is no ONNX file"),
+    "verify of no ONNX file": (("verify", "nothing.onnx"), "nothing.onnx: cannot be read: No such file"),
+    "inspect of something else": (("inspect", "key.toml"), "key.toml: it is not a packed file"),
+    "inspect of nothing": (("inspect", "nowhere"), "nowhere: cannot be read: No such file"),
     "verify of something else": (("verify", "key.toml"), "key.toml: it is not a packed file"),
 }
 
@@ -138,6 +142,7 @@ def folder(tmp_path):
         "keep.toml": 'keep = ["*"]\n',
         "torn.toml": '[default]\nrates = ["8/20"',
         "recipe.toml": "epoch = 3\n",
+        "text.onnx": "no graph",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -216,12 +221,13 @@ def test_a_folder_in_use_is_refused(real_run, tmp_path, command):
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        ((), 2, "export: give either --budget or --trial"),
         (("--trial", "0", "--budget", "0.7bpw"), 2, "export: give either --budget or --trial"),
+        (("--to", "model.onx"), 2, "'model.onx' ends in no format of ours; did you mean '.onnx'? known: "),
         (("--trial", "99"), 2, "the run has no trial 99; it has 0 to 13"),
         (("--budget", "0.7"), 2, "is not a positive number with a unit"),
         (("--budget", "0.01bpw"), 2, "below the least reachable size"),
         (("--budget", "0.06bpw"), 1, "fits 0.06bpw; bits per weight trained: "),
+        (("--trial", "0", "--to", "/proc/none/x.safetensors"), 1, "cannot write /proc/none/x.safetensors"),
         (("--trial", "0", "--to", "/proc/none/x"), 1, "cannot write /proc/none/x"),
     ],
 )
@@ -256,8 +262,8 @@ PACKED = {
     "empty": (lambda raw: b"", "too few for a packed file"),
     "one byte changed": (lambda raw: raw[:-50] + bytes([raw[-50] ^ 1]) + raw[-49:], "SHA-256 does not match"),
     "a newer version": (
-        lambda raw: raw.replace(b'\\"version\\":1,', b'\\"version\\":2,', 1),
-        "it has format version 2, this program reads up to 1; update flexor-search",
+        lambda raw: raw.replace(b'\\"version\\":2,', b'\\"version\\":3,', 1),
+        "it has format version 3, this program reads up to 2; update flexor-search",
     ),
     "another safetensors file": (lambda raw: b"\x02\0\0\0\0\0\0\0{}", "it is not a packed file"),
 }

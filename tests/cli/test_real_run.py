@@ -9,6 +9,7 @@ import statistics
 import tomllib
 from pathlib import Path
 
+import onnxruntime
 import optuna
 import pandas as pd
 import pytest
@@ -101,7 +102,8 @@ def test_measurements_are_those_of_a_search_and_a_confirmation(run, planned):
 
 def test_every_finished_training_left_a_verified_file_of_the_predicted_size(run):
     done = [m for m in run.measurements if m.state == DONE]
-    assert {path.name for path in (run.folder / "trained").iterdir()} == {f"{m.number}.safetensors" for m in done}
+    names = {f"{m.number}.{ending}" for m in done for ending in ("safetensors", "json")}
+    assert {path.name for path in (run.folder / "trained").iterdir()} == names
     for m in done:
         assert run.trained_path(m.number).stat().st_size == m.file_bytes
         verify_file(run.trained_path(m.number))
@@ -122,7 +124,7 @@ def test_the_study_opens_with_optuna(run):
 def test_the_summary_has_exactly_the_keys_that_others_read(run, entry):
     assert run.summary().keys() == {"state", "budgets"}
     assert run.summary()["state"] == "complete"
-    assert entry.keys() == {"budget", "uniform", "full_precision"} | SIZES | OUTCOMES
+    assert entry.keys() == {"budget", "uniform", "full_precision", "file", "packing"} | SIZES | OUTCOMES
     for body in (entry["uniform"], entry["full_precision"]):
         assert body.keys() == SIZES | OUTCOMES
     for body in (entry, entry["uniform"], entry["full_precision"]):
@@ -325,6 +327,62 @@ def test_export_packs_any_training_by_number(copied, command, tmp_path):
         assert target.read_bytes() == Run.open(copied).trained_path(number).read_bytes()
     assert command("export", copied, "--trial", 0).out.strip() == str(copied / "model-trial-0.safetensors")
     assert leftovers(copied) == []
+
+
+def test_export_says_what_packing_saved_and_needs_no_budget_where_the_run_has_one(copied, command):
+    ended = command("export", copied)
+    path = copied / "model-0.7bpw.safetensors"
+    assert (ended.code, ended.out.strip()) == (0, str(path))
+    shipped = next(m for m in Run.open(copied).measurements if same_content(copied, m, path))
+    steps = Run.open(copied).packing(shipped.number)["steps"]
+    assert [line.split(":")[0] for line in ended.err.splitlines()] == [step["what"] for step in steps]
+    assert f"{steps[3]['what']}: {steps[3]['saved_bytes']:,} bytes saved, logits within " in ended.err
+    assert "codes stored at their rank over GF(2): 0 bytes saved, bit for bit" in ended.err
+    assert command("export", copied, "--quiet").err == ""
+
+
+def same_content(folder, measurement, path):
+    trained = Run.open(folder).trained_path(measurement.number)
+    return trained.exists() and trained.read_bytes() == path.read_bytes()
+
+
+def test_export_to_a_folder(copied, command):
+    target = copied / "hub" / "digits"
+    assert command("export", copied, "--to", target).out.strip() == str(target)
+    assert sorted(path.name for path in target.iterdir()) == ["config.json", "model.safetensors"]
+    assert json.loads((target / "config.json").read_text())["flexor_search"]["workload"] == "digits-convnet"
+    assert (target / "model.safetensors").read_bytes() == (copied / "model-0.7bpw.safetensors").read_bytes()
+    assert f"{target}: verified" in command("verify", target).out
+    assert not load_packed(target).training
+
+
+def test_export_to_onnx(copied, command):
+    target = copied / "model.onnx"
+    ended = command("export", copied, "--to", target, "--quiet")
+    assert (ended.code, ended.out.strip(), ended.err) == (0, str(target), "")
+    assert target.stat().st_size <= 1.02 * (copied / "model-0.7bpw.safetensors").stat().st_size + 20 * 1024
+    session = onnxruntime.InferenceSession(str(target))
+    images, _ = workload("digits-convnet").load(None).test.batch(slice(None))
+    (logits,) = session.run(None, {"images": images.numpy()})
+    wanted = load_packed(copied / "model-0.7bpw.safetensors")(images).numpy()
+    assert (logits.argmax(1) == wanted.argmax(1)).all()
+    verified = command("verify", target)
+    assert verified.out.startswith(f"{target}: verified\n")
+    assert "onnx.checker accepts it" in verified.out
+    assert leftovers(copied) == []
+
+
+def test_inspect_accounts_for_every_byte(real_run, command, entry):
+    path = real_run.folder / "model-0.7bpw.safetensors"
+    body = json.loads(command("inspect", path, "--json").out)
+    assert body == {"file": str(path)} | entry["file"]
+    rest = ("code_table_bytes", "other_kept_bytes", "exact_bytes", "container_bytes")
+    layers = sum(layer["total_bytes"] for layer in body["layers"])
+    assert layers + sum(body[name] for name in rest) == body["file_bytes"] == path.stat().st_size
+    plain = command("inspect", path).out
+    assert f"{path.stat().st_size:,}" in plain
+    assert all(layer["name"] in plain for layer in body["layers"])
+    assert max(map(len, plain.splitlines())) <= 100
 
 
 def test_report_writes_the_page_and_the_front_again(copied, command):

@@ -52,3 +52,11 @@ def drawn_codes(draw, families=tuple(FAMILIES), max_in=40, max_out=64, taps=(1, 
 
 def codes():
     return user_codes() | drawn_codes()
+
+
+@st.composite
+def planes(draw, max_slices=40):
+    """A code, its slices, and how many of their weights the plane holds."""
+    code, n_slices = draw(codes()), draw(st.integers(1, max_slices))
+    surplus = draw(st.integers(0, code.n_out - 1))
+    return code, n_slices, n_slices * code.n_out - surplus

@@ -1,18 +1,9 @@
 import numpy as np
 from hypothesis import given
-from hypothesis import strategies as st
 
-from flexor_search.codes import decode_packed, decode_reference, pack_planes
+from flexor_search.codes import decode_packed, decode_reference, decode_rows, decode_signs, pack_planes
 
-from .strategies import bits, codes, rngs
-
-
-@st.composite
-def planes(draw):
-    """A code, its slices, and how many of their weights the plane holds."""
-    code, n_slices = draw(codes()), draw(st.integers(1, 40))
-    surplus = draw(st.integers(0, code.n_out - 1))
-    return code, n_slices, n_slices * code.n_out - surplus
+from .strategies import bits, planes, rngs
 
 
 @given(planes(), rngs())
@@ -41,3 +32,20 @@ def test_the_packed_decoder_equals_the_reference(plane, rng):
     decoded = decode_packed(code, pack_planes(stored), n_slices, n_weights)
     assert decoded.dtype == np.uint8
     assert decoded.tolist() == decode_reference(code, stored, n_weights).tolist()
+
+
+@given(planes(), rngs())
+def test_signs_are_the_reference_bits_as_minus_one_and_one(plane, rng):
+    code, n_slices, n_weights = plane
+    stored = bits(rng, code.n_in, n_slices)
+    signs = decode_signs(code, pack_planes(stored), n_weights)
+    assert signs.dtype == np.int8
+    assert signs.tolist() == [2 * bit - 1 for bit in decode_reference(code, stored, n_weights).tolist()]
+
+
+@given(planes(), rngs())
+def test_packed_rows_are_the_packed_reference(plane, rng):
+    code, n_slices, _ = plane
+    stored = bits(rng, code.n_in, n_slices)
+    wanted = decode_reference(code, stored, n_slices * code.n_out).reshape(code.n_out, n_slices)
+    assert np.array_equal(decode_rows(code, pack_planes(stored)), pack_planes(wanted))

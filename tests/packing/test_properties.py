@@ -51,13 +51,15 @@ def test_the_written_bytes_are_the_predicted_ones_and_read_back_equal(case):
 
 
 @given(cases())
-def test_both_decoders_give_the_trained_bits(case):
+def test_every_decoder_gives_the_trained_bits(case):
     found = from_bytes(to_bytes(pack(case.model, case.allocation), case.allocation))
     wanted = dict(trained_bits(case))
     assert [layer.name for layer in found.layers] == list(wanted)
     for layer in found.layers:
         assert np.array_equal(layer.weight_bits("reference"), wanted[layer.name])
         assert np.array_equal(layer.weight_bits("fast"), wanted[layer.name])
+        assert np.array_equal(layer.weight_bits("numba"), wanted[layer.name])
+        assert np.array_equal(layer.weight("numba").view(np.uint32), layer.weight("reference").view(np.uint32))
 
 
 @given(cases())

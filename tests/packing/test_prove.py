@@ -6,10 +6,10 @@ import torch
 
 from flexor_search.errors import FormatError, VerificationError
 from flexor_search.packing import Checks, pack, packed_model, prove, save, to_bytes, unpack_into, verify_file
-from flexor_search.planning import Allocation, LayerSpec
+from flexor_search.planning import KEPT, Allocation, LayerSpec
 from flexor_search.quantization import describe, quantize_
 
-from .models import copied, digits_case
+from .models import Tied, as_trained, copied, digits_case
 from .rewriting import rewritten
 
 
@@ -190,6 +190,17 @@ def test_rounding_that_changes_the_logits_is_told_and_is_no_error(tmp_path):
     (rounding,) = (step for step in proof.steps if step.saving.name == "rounding")
     assert not rounding.within
     assert rounding.logit_difference > 0.01
+
+
+@pytest.mark.parametrize("spec", [KEPT, LayerSpec(n_in=3, n_out=4, n_planes=3)], ids=["kept", "quantized"])
+def test_a_model_with_tied_weights(tmp_path, spec):
+    torch.manual_seed(0)
+    model = Tied(5)
+    allocation = Allocation.of(describe(model), {}, default=spec)
+    as_trained(quantize_(model, allocation), 0)
+    save(pack(model, allocation), allocation, tmp_path / "model.safetensors")
+    proof = prove(model, allocation, tmp_path / "model.safetensors", lambda: Tied(5), torch.randn(8, 5))
+    assert "logits of 8 images are those before recoding, bit for bit" in proof.checks.passed
 
 
 def test_a_model_that_answers_differently_every_time_is_proven_by_its_weights(tmp_path):

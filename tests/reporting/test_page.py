@@ -6,8 +6,22 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from flexor_search.reporting import write_report
+from flexor_search.runs import Run
 
-from .made_run import confirmed, entry, example, failed, large, made_run, measured, result, stopped, summary
+from .made_run import (
+    PACKING,
+    confirmed,
+    entry,
+    example,
+    failed,
+    large,
+    made_run,
+    measured,
+    result,
+    step,
+    stopped,
+    summary,
+)
 
 
 def page(run) -> str:
@@ -44,6 +58,7 @@ def test_sections_stand_in_the_order_of_the_readers_questions(tmp_path):
         "Accuracy against size",
         "The rate of each layer",
         "Where the bytes go",
+        "Smaller for nothing",
         "Progress of the search",
         "How it was made",
         "All measurements",
@@ -67,6 +82,20 @@ def test_what_came_out_is_at_the_top(tmp_path):
         "full precision 32 4,200 98.00 97.00",
     ):
         assert part in start
+
+
+def test_what_every_economy_saves_and_changes(tmp_path):
+    text = words(example(tmp_path))
+    assert "codes stored at their rank &lt;GF(2)&gt; 1,234 equal bit for bit" in text
+    assert "scales and kept tensors in float16 567 within 3.2e-04" in text
+    run = Run.open(tmp_path)
+    off = step("rounding", "scales and kept tensors in float16", 567, 0.2, 1e-2)
+    run.write_summary(
+        summary(entry(), entry("0.3bpw", packing=PACKING | {"steps": [off]}), entry("0.2bpw", packing=None))
+    )
+    assert "0.3bpw scales and kept tensors in float16 567 off by 2.0e-01" in words(run)
+    run.write_summary(summary(entry(packing=None)))
+    assert "Smaller for nothing" not in words(run)
 
 
 def test_every_budget_gets_its_part(tmp_path):

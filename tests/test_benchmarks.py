@@ -1,0 +1,24 @@
+"""The benchmarks run and print what they promise; how fast anything is, no test says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_decode_benchmark_prints_the_promised_keys():
+    command = [sys.executable, "-W", "error", "-m", "benchmarks.decode", "--quick", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    for name in ("packed_over_copy", "packed_over_unpackbits", "float32_over_write"):
+        assert list(result[name]) == ["8", "12", "16"]
+        assert all(ratio > 0 for ratio in result[name].values())
+    for route in ("reference", "numpy_rows", "numba_rows", "torch_rows", "numba_float32", "torch_float32", "roof_copy"):
+        assert all(speeds[route] > 0 for speeds in result["weights_per_second"].values())
+    prediction = result["first_prediction"]
+    assert prediction["packed"]["file_bytes"] < prediction["float32"]["file_bytes"] / 50
+    assert all(prediction[kind]["file_to_prediction_seconds"]["best"] > 0 for kind in ("packed", "float32"))
+    assert result["threads"] >= 1
+    assert set(result["versions"]) >= {"python", "numpy", "numba", "torch"}
