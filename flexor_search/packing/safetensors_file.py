@@ -18,6 +18,7 @@ from safetensors.numpy import save as safetensors_bytes
 from flexor_search.codes import XorCode, plane_bytes
 from flexor_search.errors import FormatError, VerificationError
 from flexor_search.files import write_atomically
+from flexor_search.packing.container import shown
 from flexor_search.packing.packed_model import PackedLayer, PackedModel
 from flexor_search.packing.tables import LayerEntry, Tables, elements, read_tables
 from flexor_search.planning import Allocation, file_layout
@@ -99,11 +100,7 @@ def from_bytes(raw: bytes) -> PackedModel:
         FormatError: as `load`.
     """
     tables = read_tables(raw)
-    start = raw.find(_HASH_MARK) + len(_HASH_MARK)
-    zeroed = raw[:start] + HASH_FIELD.encode() + raw[start + len(HASH_FIELD) :]
-    if raw[start : start + len(HASH_FIELD)] != tables.sha256.encode() or (
-        hashlib.sha256(zeroed).hexdigest() != tables.sha256
-    ):
+    if _claimed_hash(raw) != tables.sha256 or _hash(raw) != tables.sha256:
         raise FormatError("its SHA-256 does not match its bytes: the file was changed or damaged; fetch it again")
     try:
         tensors = {name: _array(info) for name, info in deserialize(raw)}
@@ -128,7 +125,7 @@ def assemble(tables: Tables, tensors: dict[str, NDArray]) -> PackedModel:
     wanted = {"codes": "uint8", "exact": "uint8", "kept": kept_dtype, "payload": "uint8", "scales": kept_dtype}
     unknown = sorted(tensors.keys() - wanted)
     if unknown:
-        raise FormatError(f"it holds unknown tensors: {', '.join(unknown)}")
+        raise FormatError(f"it holds unknown tensors: {', '.join(map(shown, unknown[:4]))}")
     stream = {name: _Reader(name, tensors.get(name, np.zeros(0, dtype)), dtype) for name, dtype in wanted.items()}
     codes = [_read_code(stream["codes"], n_in, n_out) for n_in, n_out in tables.codes]
     layers = tuple(_read_layer(stream, codes, entry) for entry in tables.layers if entry.planes)
@@ -137,7 +134,7 @@ def assemble(tables: Tables, tensors: dict[str, NDArray]) -> PackedModel:
     for name, shape, dtype in tables.exact:
         raw = stream["exact"].take(elements(shape) * DTYPE_BYTES[dtype])
         if dtype == "bool" and raw.max(initial=0) > 1:
-            raise FormatError(f"tensor {name!r} is of truth values, which are stored as 0 and 1")
+            raise FormatError(f"tensor {shown(name)} is of truth values, which are stored as 0 and 1")
         exact[name] = raw.view(dtype).reshape(shape)
     for reader in stream.values():
         reader.finish()
@@ -181,9 +178,30 @@ def _read_layer(stream: dict[str, _Reader], codes: list[XorCode], entry: LayerEn
         stride = plane_bytes(n_slices)
         planes.append(stream["payload"].take(code.n_in * stride).reshape(code.n_in, stride))
         if n_slices % 8 and (planes[-1][:, -1] >> (n_slices % 8)).any():
-            raise FormatError(f"layer {entry.name!r}: the padding bits of its payload must be zero")
+            raise FormatError(f"layer {shown(entry.name)}: the padding bits of its payload must be zero")
     scale = stream["scales"].take(len(chosen) * entry.out_channels).reshape(len(chosen), entry.out_channels)
+    largest = np.float32(0)
+    with np.errstate(over="ignore"):
+        for row in np.abs(scale.astype(np.float32)):
+            largest = largest + row
+    if not np.isfinite(largest).all():
+        raise FormatError(f"layer {shown(entry.name)}: its scales add up to more than float32 holds")
     return PackedLayer(entry.name, entry.weight_shape, chosen, tuple(planes), scale, entry.transposed_groups)
+
+
+def _claimed_hash(raw: bytes) -> str | None:
+    """The 64 bytes where the format puts the hash, nothing if there is no such place."""
+    start = raw.find(_HASH_MARK) + len(_HASH_MARK)
+    return raw[start : start + len(HASH_FIELD)].decode("latin-1") if start >= len(_HASH_MARK) else None
+
+
+def _hash(raw: bytes) -> str:
+    """What a file that has the mark should hash to."""
+    start = raw.index(_HASH_MARK) + len(_HASH_MARK)
+    digest = hashlib.sha256(memoryview(raw)[:start])
+    digest.update(HASH_FIELD.encode())
+    digest.update(memoryview(raw)[start + len(HASH_FIELD) :])
+    return digest.hexdigest()
 
 
 def _code_bytes(code: XorCode) -> NDArray[np.uint8]:
@@ -201,4 +219,6 @@ def _array(info: dict[str, Any]) -> NDArray:
     values = np.frombuffer(info["data"], dtype)
     if values.shape != tuple(info["shape"]):
         raise ValueError("every tensor must be one-dimensional")
+    if not values.size:
+        raise ValueError("a tensor without elements must be left out")
     return values

@@ -7,16 +7,21 @@ version 2 lists all layers and lets biases and kept weights follow from them. Bo
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 
 from flexor_search.errors import FormatError
+from flexor_search.packing.container import NOT_PACKED, header_object, json_object, shown
 from flexor_search.planning.file_layout import DTYPE_BYTES, FORMAT_VERSION, METADATA_KEY, metadata_text
 
 MAX_WEIGHT_DIMS = 5  # of a three-dimensional convolution
 MAX_N_OUT = 256
+MAX_DIMS = 32  # what every numpy can hold
+MAX_ELEMENTS = 2**60  # of a shape without its zeros, for the same reason
 Shape = tuple[int, ...]
+T = TypeVar("T")
+_List = Annotated[list[T], FailFast()]  # a million wrong entries are one error, not a million
 
 
 @dataclass(frozen=True)
@@ -87,14 +92,14 @@ class _Metadata(BaseModel):
     version: int
     sha256: str
     model: str
-    codes: list[list[int]]
-    layers: list[list[Any]]
-    kept: list[list[Any]]
-    exact: list[list[Any]]
+    codes: _List[_List[int]]
+    layers: _List[_List[Any]]
+    kept: _List[_List[Any]]
+    exact: _List[_List[Any]]
 
 
 class _MetadataV1(_Metadata):
-    folded: list[str]
+    folded: _List[str]
 
 
 _VERSIONS: dict[int, type[_Metadata]] = {1: _MetadataV1, FORMAT_VERSION: _Metadata}
@@ -119,21 +124,22 @@ def parse_tables(body: dict[str, Any]) -> Tables:
         FormatError: as `read_tables`.
     """
     version = body["version"]
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if type(version) is int and version > FORMAT_VERSION:
         raise FormatError(
-            f"it has format version {version}, this program reads up to {FORMAT_VERSION}; update flexor-search"
+            f"it has format version {shown(version)}, this program reads up to {FORMAT_VERSION}; update flexor-search"
         )
+    form = _VERSIONS.get(version if type(version) is int else 0, _Metadata)
+    for key in body.keys() - form.model_fields.keys():
+        raise FormatError(f"its metadata field {shown(key)} is wrong: version {shown(version)} has no such field")
     try:
-        metadata = _VERSIONS.get(version if type(version) is int else 0, _Metadata).model_validate(body)
+        metadata = form.model_validate(body)
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise FormatError(f"its metadata field {where!r} is wrong: {error.errors()[0]['msg'].lower()}") from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise FormatError(f"its metadata field {where!r} is wrong: {first['msg'].lower()}") from error
     if metadata.version not in _VERSIONS:
-        raise FormatError(f"it has format version {version}, which never existed; the file is damaged")
-    try:
-        return _tables(metadata)
-    except (ValueError, TypeError) as error:  # too few or too many items in an entry
-        raise FormatError(f"its tables are malformed: {error}") from error
+        raise FormatError(f"it has format version {shown(version)}, which never existed; the file is damaged")
+    return _tables(metadata)
 
 
 def elements(shape: Shape) -> int:
@@ -141,43 +147,27 @@ def elements(shape: Shape) -> int:
     return math.prod(shape)
 
 
-def header_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object of a safetensors header.
-
-    Raises:
-        FormatError: there is none.
-    """
-    if len(raw) < 8:
-        raise FormatError(f"it holds {len(raw)} bytes, too few for a packed file")
-    header_bytes = int.from_bytes(raw[:8], "little")
-    if header_bytes > len(raw) - 8:
-        raise FormatError("it is not a packed file, or it is cut short: its header would end past the end of the file")
-    try:
-        return json.loads(raw[8 : 8 + header_bytes], object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"it is not a packed file: no '{METADATA_KEY}' metadata in a safetensors header") from error
-
-
 def _metadata_object(raw: bytes) -> dict[str, Any]:
     try:
-        text = header_object(raw)["__metadata__"][METADATA_KEY]
-        body = json.loads(text, object_pairs_hook=_unique)
+        body = json_object(header_object(raw)["__metadata__"][METADATA_KEY])
         body["version"]  # the one field that every version will have
         return body
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FormatError(f"it is not a packed file: no '{METADATA_KEY}' metadata in a safetensors header") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object none of whose keys occurs twice: parsers differ in which of two they take."""
-    body = dict(pairs)
-    if len(body) != len(pairs):
-        raise FormatError("a key occurs twice in its header")
-    return body
+    except KeyError as error:
+        raise FormatError(f"{NOT_PACKED} (no {error} in it)") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FormatError(f"{NOT_PACKED} ({error})") from error
 
 
 def _tables(metadata: _Metadata) -> Tables:
-    codes = tuple(_code_size(*entry) for entry in metadata.codes)
+    for key, entries, n_parts in (
+        ("codes", metadata.codes, 2),
+        ("kept", metadata.kept, 2),
+        ("exact", metadata.exact, 3),
+    ):
+        for entry in entries:
+            if len(entry) != n_parts:
+                raise FormatError(f"its tables are malformed: {shown(entry)} in {key!r} should have {n_parts} parts")
+    codes = tuple(_code_size(n_in, n_out) for n_in, n_out in metadata.codes)
     listed = tuple((_name(name), _shape(shape)) for name, shape in metadata.kept)
     exact = tuple((_name(name), _shape(shape), _exact_dtype(name, dtype)) for name, shape, dtype in metadata.exact)
     if isinstance(metadata, _MetadataV1):
@@ -185,12 +175,12 @@ def _tables(metadata: _Metadata) -> Tables:
         layers = tuple(_layer_v1(entry, named) for entry in metadata.layers)
         kept, folded = listed, tuple(metadata.folded)
     else:
-        layers = tuple(_layer(*entry) for entry in metadata.layers)
+        layers = tuple(_layer(entry) for entry in metadata.layers)
         kept = (*_layers_kept(layers), *listed)
         folded = tuple(layer.folded_norm for layer in layers if layer.folded_norm)
     for layer in layers:
         if not all(0 <= index < len(codes) for index in layer.planes):
-            raise FormatError(f"layer {layer.name!r} names a code by what is no index of the {len(codes)} codes")
+            raise FormatError(f"layer {shown(layer.name)} names a code by what is no index of the {len(codes)} codes")
     names = [layer.tensor_name("weight") for layer in layers if layer.planes]
     names += [entry[0] for entry in (*kept, *exact)]
     if len(set(names)) != len(names) or len(set(folded)) != len(folded):
@@ -209,21 +199,20 @@ def _layers_kept(layers: tuple[LayerEntry, ...]) -> list[tuple[str, Shape]]:
     return kept
 
 
-def _layer(name: Any, shape: Any, planes: Any, bias: Any = 0, *groups: Any) -> LayerEntry:
-    known_bias = (type(bias) is int and bias in (0, 1)) or (isinstance(bias, str) and bias != "")
-    if not known_bias or len(groups) > 1:
-        raise FormatError(f"the layer table's entry of {name!r} is malformed")
-    norm = bias if isinstance(bias, str) else ""
-    entry = [name, shape, planes, *([bias] if bias or groups else []), *groups]
-    return _checked(entry, bool(bias), norm, groups[0] if groups else 0)
+def _layer(entry: list[Any]) -> LayerEntry:
+    if not 3 <= len(entry) <= 5:
+        raise FormatError(f"the layer table's entry {shown(entry)} is malformed: it has {len(entry)} parts")
+    bias = entry[3] if len(entry) > 3 else 0
+    if not ((type(bias) is int and bias in (0, 1)) or (isinstance(bias, str) and bias != "")):
+        raise FormatError(f"the layer table's entry of {shown(entry[0])} is malformed: its bias is {shown(bias)}")
+    return _checked(entry, bool(bias), bias if isinstance(bias, str) else "", entry[4] if len(entry) > 4 else 0)
 
 
 def _layer_v1(entry: list[Any], kept_names: set[str]) -> LayerEntry:
-    name, _, planes, *groups = entry
-    if len(groups) > 1 or planes == []:
-        raise FormatError(f"the layer table's entry of {name!r} is malformed")
-    has_bias = (f"{name}.bias" if name else "bias") in kept_names
-    return _checked(entry, has_bias, "", groups[0] if groups else 0)
+    if not 3 <= len(entry) <= 4 or entry[2] == []:
+        raise FormatError(f"the layer table's entry {shown(entry)} is malformed")
+    has_bias = (f"{entry[0]}.bias" if entry[0] else "bias") in kept_names
+    return _checked(entry, has_bias, "", entry[3] if len(entry) > 3 else 0)
 
 
 def _checked(entry: list[Any], has_bias: bool, norm: str, groups: Any) -> LayerEntry:
@@ -231,34 +220,40 @@ def _checked(entry: list[Any], has_bias: bool, norm: str, groups: Any) -> LayerE
     sizes = _shape(shape)
     indices = isinstance(planes, list) and all(type(index) is int for index in planes)
     if not isinstance(name, str) or not indices or type(groups) is not int:
-        raise FormatError(f"the layer table's entry of {name!r} is malformed")
+        raise FormatError(f"the layer table's entry of {shown(name)} is malformed")
     if not 2 <= len(sizes) <= MAX_WEIGHT_DIMS or (planes and elements(sizes) < 1):
-        raise FormatError(f"the layer table's entry of {name!r} is malformed: no weight has the shape {shape!r}")
+        raise FormatError(
+            f"the layer table's entry of {shown(name)} is malformed: no weight has the shape {shown(shape)}"
+        )
     if groups < 0 or (groups and sizes[0] % groups):
-        raise FormatError(f"layer {name!r}: {groups} groups do not divide {sizes[0]} channels")
+        raise FormatError(f"layer {shown(name)}: {shown(groups)} groups do not divide {sizes[0]} channels")
     header_bytes = len(json.dumps(metadata_text(entry))) - len('""') + len(",")
     return LayerEntry(name, sizes, tuple(planes), has_bias, norm, groups, header_bytes)
 
 
 def _code_size(n_in: int, n_out: int) -> tuple[int, int]:
     if not 1 <= n_in <= n_out <= MAX_N_OUT:
-        raise FormatError(f"a code of {n_in} inputs and {n_out} outputs is outside 1 <= n_in <= n_out <= {MAX_N_OUT}")
+        raise FormatError(
+            f"a code of {shown(n_in)} inputs and {shown(n_out)} outputs is outside 1 <= n_in <= n_out <= {MAX_N_OUT}"
+        )
     return n_in, n_out
 
 
 def _name(name: Any) -> str:
     if not isinstance(name, str):
-        raise FormatError(f"a name in its tables is not a string: {name!r}")
+        raise FormatError(f"a name in its tables is not a string: {shown(name)}")
     return name
 
 
 def _shape(shape: Any) -> Shape:
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise FormatError(f"a shape must be a list of sizes, got {shape!r}")
+        raise FormatError(f"a shape must be a list of sizes, got {shown(shape)}")
+    if len(shape) > MAX_DIMS or elements(tuple(size or 1 for size in shape)) >= MAX_ELEMENTS:
+        raise FormatError(f"no tensor has the shape {shown(shape)}: too many axes or elements")
     return tuple(shape)
 
 
 def _exact_dtype(name: Any, dtype: Any) -> str:
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES or dtype.startswith(("float", "bfloat")):
-        raise FormatError(f"tensor {name!r} has the dtype {dtype!r}, which is not stored exactly")
+        raise FormatError(f"tensor {shown(name)} has the dtype {shown(dtype)}, which is not stored exactly")
     return dtype

@@ -15,6 +15,7 @@ from flexor_search.packing.packed_model import PackedModel
 from flexor_search.packing.packed_weight import PackedWeight
 from flexor_search.packing.safetensors_file import load
 from flexor_search.planning import LayerShape, ModelShape
+from flexor_search.planning.file_layout import is_float
 from flexor_search.quantization import describe, share_parametrization
 from flexor_search.workloads import WORKLOADS
 
@@ -31,7 +32,7 @@ def unpack_into(packed: PackedModel, model: nn.Module, *, keep_packed: bool = Fa
         The same model in evaluation mode, float32, without gradients.
 
     Raises:
-        ModelError: the model's tensors are not those of the packed model.
+        ModelError: the model's tensors are not those of the packed model, by name, shape, or dtype where it is exact.
     """
     shapes = describe(model)
     tensors: dict[str, NDArray] = {name: value.astype(np.float32) for name, value in packed.kept.items()}
@@ -110,9 +111,12 @@ def _check_architecture(packed: PackedModel, shapes: ModelShape, given: dict[str
             f"model: its batch norms to fold are {list(folded)}, the file folded {list(packed.folded)}; "
             "load it into the architecture that was packed"
         )
-    found = {name: (shape, 0) for name, shape in given.items()}
+    found: dict[str, tuple[tuple[int, ...], int | str]] = {name: (shape, 0) for name, shape in given.items()}
+    found |= {name: (value.shape, str(value.dtype)) for name, value in packed.exact.items()}  # copying would convert
     found |= {layer.weight_name: (layer.weight_shape, layer.transposed_groups) for layer in packed.layers}
-    expected = {tensor.name: (tensor.shape, 0) for tensor in shapes.others}
+    expected: dict[str, tuple[tuple[int, ...], int | str]] = {
+        tensor.name: (tensor.shape, 0 if is_float(tensor) else tensor.dtype) for tensor in shapes.others
+    }
     for layer in shapes.layers:
         name = layer.tensor_name("weight")
         expected[name] = (layer.weight_shape, 0 if name in given else layer.transposed_groups)

@@ -129,7 +129,7 @@ def file_layout(allocation: Allocation, model_name: str = "", *, recoded: bool =
         padding += stored_planes * padding_bits(n_slices)
         scale_elements += spec.n_planes * layer.out_channels
     codes, kept = tuple(code_index), kept_tensors(allocation)
-    exact = tuple(tensor for tensor in model.others if not _is_float(tensor))
+    exact = tuple(tensor for tensor in model.others if not is_float(tensor))
     metadata = {
         "version": FORMAT_VERSION,
         "sha256": HASH_FIELD,
@@ -199,8 +199,9 @@ def _stored_code(code: XorCode, recoded: bool) -> XorCode:
 
 
 def _other_floats(model: ModelShape) -> tuple[TensorShape, ...]:
-    return tuple(tensor for tensor in model.others if _is_float(tensor))
+    return tuple(tensor for tensor in model.others if is_float(tensor))
 
 
-def _is_float(tensor: TensorShape) -> bool:
+def is_float(tensor: TensorShape) -> bool:
+    """Whether files store the tensor in the kept dtype, rounded, and not exactly."""
     return tensor.dtype.startswith(("float", "bfloat"))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as save_tensors
 
+from benchmarks.mutations import seeds
 from flexor_search.errors import FormatError
 from flexor_search.packing import from_bytes, load, pack, to_bytes, verify_file
 
@@ -44,6 +45,16 @@ def test_every_byte_changed_in_three_ways(raw):
             changed[place] ^= change
             with pytest.raises(FormatError):
                 from_bytes(bytes(changed))
+
+
+def test_the_smallest_file_with_any_byte_changed():
+    """`python -m benchmarks.fuzz mutate --every-byte` does it with all 255 values."""
+    smallest = min((seed.raw for seed in seeds()), key=len)
+    assert len(smallest) < 500
+    for place in range(len(smallest)):
+        for value in {*range(place % 7, 256, 7), 0, 255, *b'0 "\\[]{},'} - {smallest[place]}:
+            with pytest.raises(FormatError):
+                from_bytes(smallest[:place] + bytes([value]) + smallest[place + 1 :])
 
 
 def test_a_hash_in_capitals_is_another_hash(raw):

@@ -5,14 +5,18 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from flexor_search.errors import FlexorError, FormatError
-from flexor_search.packing import from_bytes, load, pack, to_bytes, unpack_into, verify_file
+from flexor_search.errors import FlexorError, FormatError, ModelError, UsageError
+from flexor_search.packing import from_bytes, load, load_packed, pack, to_bytes, unpack_into, verify_file
+from flexor_search.planning import KEPT, Allocation
+from flexor_search.quantization import describe, quantize_
 
-from .models import digits_case
-from .rewriting import metadata_of, rewritten, signed
+from .models import Counted, digits_case
+from .rewriting import HASH, MARK, metadata_of, rewritten, signed
 
 CASE = digits_case()
 RAW = to_bytes(pack(CASE.model, CASE.allocation), CASE.allocation)
@@ -98,14 +102,15 @@ LIES = {
     "codes as floats": (tensor("codes", lambda t: t.astype(np.float32)), "must be of uint8, got float32"),
     "layer shape larger": (table("layers", [8, 1, 3, 3], 0, 1), WRONG_SIZE),
     "layer shape smaller": (table("layers", [2, 1, 3, 3], 0, 1), WRONG_SIZE),
-    "layer shape huge": (table("layers", [2**40, 2**40], 0, 1), "'payload' is too short"),
-    "layer shape beyond all": (table("layers", [10**300, 10**300], 0, 1), "'payload' is too short"),
+    "layer shape huge": (table("layers", [2**40, 2**40], 0, 1), "too many axes or elements"),
+    "layer shape large": (table("layers", [2**30, 2**20], 0, 1), "'payload' is too short"),
+    "layer shape beyond all": (table("layers", [10**300, 10**300], 0, 1), "too many axes or elements"),
     "layer shape negative": (table("layers", [-4, -1, 3, 3], 0, 1), "must be a list of sizes"),
     "layer shape with zero": (table("layers", [0, 1, 3, 3], 0, 1), "malformed"),
     "layer shape of floats": (table("layers", [4.0, 1, 3, 3], 0, 1), "must be a list of sizes"),
     "layer shape of booleans": (table("layers", [True, 1], 0, 1), "must be a list of sizes"),
     "layer shape flat": (table("layers", [36], 0, 1), "malformed"),
-    "layer shape of 70 axes": (table("layers", [4, 1, 3, 3] + [1] * 66, 0, 1), "malformed"),
+    "layer shape of 70 axes": (table("layers", [4, 1, 3, 3] + [1] * 66, 0, 1), "too many axes"),
     "layer shape null": (table("layers", None, 0, 1), "must be a list of sizes"),
     "layer name null": (table("layers", None, 0, 0), "malformed"),
     "layer twice": (table("layers", "3", 0, 0), "occurs twice"),
@@ -124,7 +129,7 @@ LIES = {
     "groups that do not divide": (table("layers", 4, 2, 4), "groups do not divide"),
     "groups huge": (table("layers", 10**40, 2, 4), "groups do not divide"),
     "groups as text": (table("layers", "2", 2, 4), "malformed"),
-    "groups infinite": (table("layers", float("inf"), 2, 4), "malformed"),
+    "groups infinite": (table("layers", float("inf"), 2, 4), "not a packed file"),
     "groups left out": (table("layers", ["6", [6, 2, 2, 2], [0, 1], 1], 2), WRONG_SIZE),
     "bias 2": (table("layers", 2, 1, 3), "malformed"),
     "bias -1": (table("layers", -1, 1, 3), "malformed"),
@@ -152,11 +157,11 @@ LIES = {
     ),
     "an unknown tensor": (
         lambda metadata, tensors: tensors.update(extra=np.zeros(3, np.uint8)),
-        "unknown tensors: extra",
+        "unknown tensors: 'extra'",
     ),
     "kept shape huge": (table("kept", [10**18], 0, 1), "'kept' is too short"),
-    "kept shape empty but huge": (table("kept", [0, 10**30], 0, 1), "does not describe|longer"),
-    "kept shape of 99 axes": (table("kept", [4] + [1] * 99, 0, 1), "does not describe"),
+    "kept shape empty but huge": (table("kept", [0, 10**30], 0, 1), "too many axes or elements"),
+    "kept shape of 99 axes": (table("kept", [4] + [1] * 99, 0, 1), "too many axes"),
     "kept shape smaller": (table("kept", [1], 0, 1), "'kept' is longer"),
     "kept without shape": (table("kept", ["5.weight"], 0), "malformed"),
     "kept twice": (table("kept", "5.bias", 0, 0), "occurs twice"),
@@ -171,6 +176,22 @@ LIES = {
     "exact in list": (table("exact", [], 0, 2), "not stored exactly"),
     "exact shape huge": (table("exact", [10**18], 0, 1), "'exact' is too short"),
     "exact missing": (without("exact"), "'exact' is too short"),
+    "name of half a surrogate pair": (table("kept", "\ud800", 0, 0), "not a packed file"),
+    "model of half a surrogate pair": (table("model", "\udfff"), "not a packed file"),
+    "scales that overflow": (
+        lambda metadata, tensors: tensors.update(
+            scales=np.full(len(tensors["scales"]), 3e38, np.float32), kept=tensors["kept"].astype(np.float32)
+        ),
+        "scales add up to more than float32 holds",
+    ),
+    "an empty tensor": (
+        together(table("exact", []), lambda metadata, tensors: tensors.update(exact=np.zeros(0, np.uint8))),
+        "without elements must be left out",
+    ),
+    "shape of 33 axes": (table("kept", [4] + [1] * 32, 0, 1), "too many axes"),
+    "code of three numbers": (table("codes", [6, 8, 1], 0), "should have 2 parts"),
+    "kept of three parts": (table("kept", ["5.weight", [6], "float16"], 0), "should have 2 parts"),
+    "exact of two parts": (table("exact", ["5.num_batches_tracked", []], 0), "should have 3 parts"),
     "exact in less": (table("exact", "int32", 0, 2), "'exact' is longer"),
 }
 
@@ -216,20 +237,199 @@ def test_a_key_that_occurs_twice_is_refused_wherever_it_is():
             from_bytes(signed(len(double).to_bytes(8, "little") + double + RAW[8 + length :]))
 
 
-def test_the_containers_own_table_may_not_lie_either():
-    """Offsets past the end, overlaps and unknown dtypes, which the safetensors library checks."""
-    length = int.from_bytes(RAW[:8], "little")
-    header = json.loads(RAW[8 : 8 + length])
-    for name, changes in {
-        "payload": {"data_offsets": [0, 10**9]},
-        "codes": {"data_offsets": header["payload"]["data_offsets"]},
-        "kept": {"dtype": "F99"},
-        "scales": {"shape": [10**9]},
-    }.items():
-        lying = json.dumps(header | {name: header[name] | changes}, separators=(",", ":")).encode()
-        lying += b" " * (-len(lying) % 8)
-        with pytest.raises(FormatError, match="not a valid safetensors container"):
-            from_bytes(signed(len(lying).to_bytes(8, "little") + lying + RAW[8 + length :]))
+def with_header(edit, raw=RAW):
+    """The file with edit(header) done to the container's header, or with the text that it returns instead."""
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    text = edit(header) or json.dumps(header, separators=(",", ":"))
+    text = text.encode("utf-8", "surrogatepass")
+    text += b" " * (-len(text) % 8)
+    whole = len(text).to_bytes(8, "little") + text + raw[8 + length :]
+    return signed(whole) if MARK in whole else whole
+
+
+def entry(name, **changes):
+    return lambda header: header[name].update(changes)
+
+
+def spelled(old, new):
+    def edit(header):
+        text = json.dumps(header, separators=(",", ":"))
+        assert old in text
+        return text.replace(old, new, 1)
+
+    return edit
+
+
+HEADER = json.loads(RAW[8 : 8 + int.from_bytes(RAW[:8], "little")])
+NO_CONTAINER, NO_FILE = "not a valid safetensors container", "not a packed file"
+CONTAINER_LIES = {
+    "past the end": (entry("payload", data_offsets=[0, 10**9]), NO_CONTAINER),
+    "the same bytes twice": (entry("codes", data_offsets=HEADER["payload"]["data_offsets"]), NO_CONTAINER),
+    "an overlap of one byte": (
+        entry("codes", data_offsets=[place - 1 for place in HEADER["codes"]["data_offsets"]]),
+        NO_CONTAINER,
+    ),
+    "backwards": (entry("codes", data_offsets=HEADER["codes"]["data_offsets"][::-1]), NO_CONTAINER),
+    "negative offsets": (entry("kept", data_offsets=[-8, 0]), NO_CONTAINER),
+    "offsets of floats": (entry("kept", data_offsets=[0.0, 8.0]), NO_CONTAINER),
+    "offsets that wrap around": (entry("kept", data_offsets=[2**64 - 8, 2**64]), NO_CONTAINER),
+    "an unknown dtype": (entry("kept", dtype="F99"), NO_CONTAINER),
+    "a shape that is too large": (entry("scales", shape=[10**9]), NO_CONTAINER),
+    "a shape whose size wraps around": (entry("scales", shape=[2**63, 2]), NO_CONTAINER),
+    "a key too many": (entry("scales", strides=[1]), NO_CONTAINER),
+    "an entry as a list": (lambda header: header.update(kept=list(header["kept"].values())), NO_CONTAINER),
+    "an entry as text": (lambda header: header.update(kept="U8"), NO_CONTAINER),
+    "a tensor with a path for a name": (
+        lambda header: header.update({"../../kept": header.pop("kept")}),
+        "unknown tensors: '../../kept'",
+    ),
+    "more metadata": (lambda header: header["__metadata__"].update(format="pt"), "'flexor' and nothing else"),
+    "metadata as a list": (lambda header: header.update(__metadata__=[]), NO_FILE),
+    "the same tensor twice": (spelled('"payload":', '"codes":{},"payload":'), "occurs twice"),
+    "the same tensor twice, spelled differently": (
+        spelled('"payload":', '"\\u0063odes":{},"payload":'),
+        "occurs twice",
+    ),
+    "a space before it": (lambda header: " " + json.dumps(header), NO_FILE),
+    "a byte order mark before it": (lambda header: "\ufeff" + json.dumps(header), NO_FILE),
+    "UTF-16": (lambda header: json.dumps(header).encode("utf-16-le").decode("latin-1"), NO_FILE),
+    "half of a surrogate pair": (lambda header: json.dumps(header | {"\ud800": header["kept"]}), NO_FILE),
+    "half of a surrogate pair in bytes": (
+        lambda header: json.dumps(header | {"\ud800": header["kept"]}, ensure_ascii=False),
+        NO_FILE,
+    ),
+    "minus zero": (spelled('"data_offsets":[0,', '"data_offsets":[-0,'), NO_FILE),
+    "NaN in the metadata": (spelled('\\"version\\":2', '\\"version\\":NaN'), NO_FILE),
+    "minus zero in the metadata": (spelled("[[6,8]", "[[-0,8]"), NO_FILE),
+    "the hash spelled otherwise": (spelled('\\"sha256\\":', '\\"sha256\\": '), "SHA-256 does not match"),
+    "a hash in front of the hash": (
+        lambda header: json.dumps({f'"sha256":"{HASH}': header["kept"], **header}, separators=(",", ":")),
+        "SHA-256 does not match",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", CONTAINER_LIES)
+def test_the_containers_own_table_may_not_lie_either(lie):
+    """What the safetensors library checks, and what it lets pass: another reader may take it otherwise."""
+    edit, message = CONTAINER_LIES[lie]
+    with pytest.raises(FormatError, match=message):
+        from_bytes(with_header(edit))
+
+
+def test_bytes_that_no_tensor_owns_are_refused():
+    for more in (b"\x00", bytes(8), RAW):
+        with pytest.raises(FormatError, match=NO_CONTAINER):
+            from_bytes(signed(RAW + more))
+
+
+def test_where_no_hash_is_the_start_of_the_file_is_none():
+    """A search that fails gives -1, and -1 plus the mark's length is a place in the file."""
+
+    def edit(header):
+        text = header["__metadata__"]["flexor"].replace('"sha256":', '"sha256": ')
+        header["__metadata__"]["flexor"] = text.replace(text[text.index(': "') + 3 :][:64], HASH)
+        return json.dumps({HASH: header["kept"], **header}, separators=(",", ":"))
+
+    with pytest.raises(FormatError, match="SHA-256 does not match"):
+        from_bytes(with_header(edit))
+
+
+@pytest.mark.parametrize("depth", [100, 900, *range(950, 1000, 3), 3000])
+def test_what_is_nested_deeply_is_refused_in_few_words(depth):
+    for place in (["layers", 0, 1], ["layers", 0], ["kept", 0, 0], ["exact", 0, 2], ["model"]):
+        marked = rewritten(RAW, table(place[0], "DEEP", *place[1:]))
+        nested = with_header(spelled('\\"DEEP\\"', "[" * depth + "]" * depth), marked)
+        with pytest.raises(FormatError) as caught:
+            from_bytes(nested)
+        assert len(str(caught.value)) < 600
+
+
+MANY = 30_000
+LARGE_LIES = {
+    "codes that are none": table("codes", [0] * MANY),
+    "codes of text": table("codes", [["a"]] * MANY),
+    "codes of one output": table("codes", [[1, 1]] * MANY),
+    "layers without parts": table("layers", [[]] * MANY),
+    "objects for sizes": table("layers", [{}] * MANY, 0),
+    "fields": lambda metadata, tensors: metadata.update({f"k{number}": 0 for number in range(MANY)}),
+    "layers by number": table("layers", [[0, [1, 1], []]] * MANY),
+    "a shape of many axes": table("kept", [9] * MANY, 0, 1),
+    "names that are no strings": table("kept", [[[], []]] * MANY),
+    "one name many times": table("exact", [["x", [0], "bool"]] * MANY),
+    "many planes": table("layers", [0] * MANY, 0, 2),
+    "text in folded": together(table("version", 1), table("folded", [0] * MANY)),
+}
+
+
+@pytest.mark.parametrize("lie", LARGE_LIES)
+def test_large_lies_take_memory_in_proportion(lie):
+    """A million wrong entries are one error: docs/format.md promises 64 times the file and 1 MB."""
+    raw = rewritten(RAW, LARGE_LIES[lie])
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError) as caught:
+            from_bytes(raw)
+        assert tracemalloc.get_traced_memory()[1] < 64 * len(raw) + 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 1000
+
+
+NAMES = (
+    "../../x",
+    "/etc/passwd",
+    "__class__",
+    "0.__class__",
+    "weight.__init__",
+    "__dict__",
+    "0.forward",
+    ".0",
+    "0.",
+    "",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "path", [("layers", 0, 0), ("layers", 1, 3), ("layers", 3, 0), ("kept", 0, 0), ("exact", 0, 0)]
+)
+def test_a_name_is_no_path_and_no_code(name, path, tmp_path, monkeypatch):
+    """Such a file may be read, names being names; it fits no model, and neither the model nor a folder changes."""
+    monkeypatch.chdir(tmp_path)
+    path_in, model = tmp_path / "in" / "model.safetensors", CASE.build()
+    path_in.parent.mkdir()
+    path_in.write_bytes(rewritten(RAW, table(path[0], name, *path[1:])))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    kinds = [(key, type(module), dict(vars(type(module)))) for key, module in model.named_modules()]
+    with pytest.raises(FlexorError):
+        load_packed(path_in, model)
+    assert [(key, type(module), dict(vars(type(module)))) for key, module in model.named_modules()] == kinds
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.training
+    assert [found.name for found in tmp_path.rglob("*")] == ["in", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_name_of_a_workload_is_looked_up_and_nothing_else(name, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(rewritten(RAW, table("model", name)))
+    with pytest.raises(UsageError, match="no built-in workload"):
+        load_packed(path)
+
+
+def test_a_tensor_of_another_dtype_does_not_fit_the_model():
+    """Copying would convert it without a word."""
+    model = nn.Sequential(nn.Linear(2, 2), Counted(2))
+    allocation = Allocation.of(describe(model), {"0": KEPT}, "float16")
+    raw = to_bytes(pack(quantize_(model, allocation), allocation), allocation)
+    index = [entry[0] for entry in metadata_of(raw)["exact"]].index("1.mask")
+    unpack_into(from_bytes(raw), nn.Sequential(nn.Linear(2, 2), Counted(2)))
+    for dtype in ("uint8", "int8"):
+        lying = from_bytes(rewritten(raw, table("exact", dtype, index, 2)))
+        with pytest.raises(ModelError, match=r"what differs: 1\.mask"):
+            unpack_into(lying, nn.Sequential(nn.Linear(2, 2), Counted(2)))
 
 
 json_values = st.recursive(
