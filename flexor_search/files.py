@@ -35,4 +35,4 @@ def write_json(path: Path, body: Any) -> None:
 
 def write_error(path: Path, error: OSError) -> RunError:
     """The one-line error of a folder that cannot be written."""
-    return RunError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder with --out")
+    return RunError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder")

@@ -1,4 +1,7 @@
+import hashlib
 import os
+import tempfile
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -8,3 +11,8 @@ LENIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("local", **LENIENT)
 settings.register_profile("ci", derandomize=True, **LENIENT)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# numba keeps machine code by the age of one source file, and what was inlined from another may be older than that file
+SOURCES = sorted((Path(__file__).parents[1] / "flexor_search" / "codes").glob("*.py"))
+KEY = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:16]
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"flexor-search-numba-{KEY}"))

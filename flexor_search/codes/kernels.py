@@ -43,6 +43,8 @@ def decode_rows(
     """
     _check(code, packed, packed.shape[-1])
     rows = _output(out, (code.n_out, packed.shape[1]), np.uint8)
+    if not rows.size:
+        return rows
     arrays, streams, flat = _inputs(code, packed), _streams(rows), rows.reshape(-1)
     _share(
         lambda start, stop: numba_loops.rows_kernel(*arrays, start, stop, streams, flat),

@@ -20,7 +20,7 @@ def share(work: Callable[[int, int], object], size: int, n_threads: int) -> None
     """Call work(start, stop) on pieces that cover 0 .. size, on up to n_threads threads; done when it returns.
 
     The calling thread works too, and what has not begun when no piece is left is called off: nobody waits for a thread
-    that does not get a processor, nor, after a fork, for one that is no longer there.
+    that does not get a processor.
 
     Args:
         work: must release the interpreter's lock to gain anything; called from several threads at once.
@@ -52,3 +52,7 @@ def share(work: Callable[[int, int], object], size: int, n_threads: int) -> None
 @lru_cache(maxsize=8)
 def _pool(n_helpers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_helpers, thread_name_prefix="decode")
+
+
+if hasattr(os, "register_at_fork"):  # the pool's threads do not live on in a forked process, its queue would only grow
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -4,9 +4,10 @@ from flexor_search.packing.folder import read_config, save_folder, weights_path
 from flexor_search.packing.inspect import FileBytes, LayerBytes, inspect_file
 from flexor_search.packing.pack import pack
 from flexor_search.packing.packed_model import PackedLayer, PackedModel
+from flexor_search.packing.prove import Proof, Step, prove
 from flexor_search.packing.safetensors_file import from_bytes, load, save, to_bytes
 from flexor_search.packing.unpack import load_packed, unpack_into
-from flexor_search.packing.verify import Checks, Proof, Step, prove, verify_file
+from flexor_search.packing.verify import Checks, verify_file
 from flexor_search.packing.verilog_file import save_verilog
 
 __all__ = [

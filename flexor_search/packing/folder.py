@@ -28,9 +28,9 @@ def save_folder(
 
     Args:
         packed_path: the packed file.
-        folder: to write to; other files in it are left alone.
+        folder: to write to; other files in it are left alone, and so are the arguments in a config.json that is there.
         origin: where the architecture comes from, for people: the workload, or the "module:function" of one's own.
-        arguments: keyword arguments that make the model's class; none for a workload's model.
+        arguments: keyword arguments that make the model's class, beside those that are there; none for a workload's.
 
     Raises:
         FormatError: the packed file is damaged.
@@ -44,7 +44,7 @@ def save_folder(
     except OSError as error:
         raise write_error(folder, error) from error
     write_atomically(folder / WEIGHTS, raw)
-    write_json(folder / CONFIG, (arguments or {}) | {OWN_KEY: origin | {"file": WEIGHTS}})
+    write_json(folder / CONFIG, read_config(folder) | (arguments or {}) | {OWN_KEY: origin | {"file": WEIGHTS}})
 
 
 def read_config(folder: Path) -> dict[str, Any]:

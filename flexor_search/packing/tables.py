@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 from flexor_search.errors import FormatError
 from flexor_search.packing.container import NOT_PACKED, header_object, json_object, shown
 from flexor_search.planning.file_layout import DTYPE_BYTES, FORMAT_VERSION, METADATA_KEY, metadata_text
+from flexor_search.planning.layer_spec import MAX_N_OUT
 
 MAX_WEIGHT_DIMS = 5  # of a three-dimensional convolution
-MAX_N_OUT = 256
 MAX_DIMS = 32  # what every numpy can hold
 MAX_ELEMENTS = 2**60  # of a shape without its zeros, for the same reason
 Shape = tuple[int, ...]

@@ -25,21 +25,24 @@ def unpack_into(packed: PackedModel, model: nn.Module, *, keep_packed: bool = Fa
 
     Args:
         packed: what a file held.
-        model: an instance of the packed model's architecture, not quantized.
+        model: an instance of the packed model's architecture, not quantized, in float32; moved to the CPU.
         keep_packed: hold the weights packed in memory and decode them whenever they are used, instead of once, here.
 
     Returns:
         The same model in evaluation mode, float32, without gradients.
 
     Raises:
-        ModelError: the model's tensors are not those of the packed model, by name, shape, or dtype where it is exact.
+        ModelError: it is not in float32, or its tensors are not those of the packed model, by name, shape, or dtype
+            where it is exact.
     """
-    shapes = describe(model)
+    shapes = describe(model.cpu())
     tensors: dict[str, NDArray] = {name: value.astype(np.float32) for name, value in packed.kept.items()}
     tensors |= packed.exact
     _check_architecture(packed, shapes, {name: value.shape for name, value in tensors.items()})
     quantized = {layer.name: layer for layer in packed.layers}
     modules = dict(model.named_modules(remove_duplicate=False))
+    for layer in shapes.layers:
+        _check_dtype(modules[layer.name], layer)
     for layer in shapes.layers:
         _set_bias(modules, layer, tensors)
         if keep_packed and layer.name in quantized:
@@ -125,6 +128,14 @@ def _check_architecture(packed: PackedModel, shapes: ModelShape, given: dict[str
     if expected != found:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise ModelError(f"model: its tensors are not those of the file; what differs: {', '.join(differing[:4])}")
+
+
+def _check_dtype(module: nn.Module, layer: LayerShape) -> None:
+    dtype = module.weight.dtype
+    if dtype != torch.float32:
+        raise ModelError(
+            f"model: layer {layer.name!r} is of {dtype}; give an instance in float32, and convert what is returned"
+        )
 
 
 def _set_bias(modules: dict[str, nn.Module], layer: LayerShape, tensors: dict[str, NDArray]) -> None:

@@ -11,13 +11,15 @@ from flexor_search.planning.allocation import Allocation
 from flexor_search.planning.file_layout import FileLayout, code_row_bytes, container_bytes, file_layout
 from flexor_search.planning.model_shape import TensorShape
 
+RECODING, CODE_TABLE, CONTAINER, FOLDING, ROUNDING = "recoding", "code table", "container", "folding", "rounding"
+
 
 @dataclass(frozen=True)
 class Saving:
     """One economy of the file.
 
     Attributes:
-        name: "recoding", "folding", "rounding", "code table" or "container".
+        name: one of the five above.
         what: the same in a sentence.
         saved_bytes: by how much the file would be larger without it.
         rounds: whether it rounds values. The others leave every weight, so every logit, as it is.
@@ -43,31 +45,31 @@ def savings(allocation: Allocation, model_name: str = "") -> tuple[Saving, ...]:
 
     return (
         Saving(
-            "recoding",
+            RECODING,
             "codes stored at their rank over GF(2)",
             against(file_layout(allocation, model_name, recoded=False).file_bytes),
             rounds=False,
         ),
         Saving(
-            "code table",
+            CODE_TABLE,
             "taps as bits, equal codes once",
             against(layout.file_bytes - layout.code_table_bytes + _listed_code_bytes(allocation, layout)),
             rounds=False,
         ),
         Saving(
-            "container",
+            CONTAINER,
             "few concatenated tensors, one short table",
             against(layout.file_bytes - layout.container_bytes + _separate_container_bytes(allocation, layout)),
             rounds=False,
         ),
         Saving(
-            "folding",
+            FOLDING,
             "batch norms in scales and biases",
             against(file_layout(_unfolded(allocation), model_name).file_bytes),
-            rounds=True,
+            rounds=any(layer.folded_norm for layer in allocation.model.layers),
         ),
         Saving(
-            "rounding",
+            ROUNDING,
             f"scales and kept tensors in {allocation.kept_dtype}",
             against(file_layout(replace(allocation, kept_dtype="float32"), model_name).file_bytes),
             rounds=allocation.kept_dtype != "float32",

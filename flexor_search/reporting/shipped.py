@@ -21,11 +21,16 @@ WHOLE = {
 """The same of what belongs to no layer."""
 
 
+WEIGHTS, ALL_ELSE = "searched weights", "all else"
+"""The two parts that a summary without an account of the file tells apart."""
+
+
 def file_parts(summary: dict[str, Any] | None) -> pd.DataFrame:
     """Where the bytes of each chosen model's file go.
 
     Returns:
-        Columns budget, part, file_bytes; a budget's parts add up to its file, empty ones are left out.
+        Columns budget, part, file_bytes; a budget's parts add up to its file, empty ones are left out. Where the
+        summary has no account of the file, the parts are the searched weights and all else.
     """
     rows = []
     for budget, file in _files(summary):
@@ -35,6 +40,11 @@ def file_parts(summary: dict[str, Any] | None) -> pd.DataFrame:
         for field, part in WHOLE.items():
             parts[part] += file[field]
         rows += [(budget, part, part_bytes) for part, part_bytes in parts.items() if part_bytes]
+    for entry in (summary or {}).get("budgets", []):  # of a run made before files were accounted for
+        if not entry.get("file"):
+            weight_bytes = entry["payload_bits"] // 8
+            rows.append((entry["budget"], WEIGHTS, weight_bytes))
+            rows.append((entry["budget"], ALL_ELSE, entry["file_bytes"] - weight_bytes))
     return pd.DataFrame(rows, columns=["budget", "part", "file_bytes"])
 
 

@@ -18,7 +18,8 @@ from flexor_search.runs import DONE, FAILED, SEARCH, STOPPED, Measurement, Run
 from flexor_search.training import Score, evaluate, seeded, train
 from flexor_search.workloads import Data
 
-PROBE_IMAGES = 64
+PROBE_IMAGES, PROBE_ELEMENTS = 64, 400_000
+"""Validation images that logits are compared on: so many, but of large images only as many as hold so much."""
 
 ACCURACY_TOLERANCE = 0.002
 """Validation accuracy that rounding to the kept dtype may cost (or one image, where that is more); more is told."""
@@ -144,7 +145,8 @@ class Measurer:
             score = evaluate(model, self.data.validation, device=self.device)
         try:
             save(pack(model, allocation, self.model_name), allocation, unproven)
-            images, _ = self.data.validation.batch(slice(0, PROBE_IMAGES))
+            count = min(PROBE_IMAGES, 1 + PROBE_ELEMENTS // self.data.validation.images[0].numel())
+            images, _ = self.data.validation.batch(slice(0, count))
             proof = prove(model, allocation, unproven, self.build, images, self.model_name)
             packed = evaluate(proof.loaded, self.data.validation, device=self.device)
             lost, allowed = score.accuracy - packed.accuracy, max(ACCURACY_TOLERANCE, 1 / len(self.data.validation))

@@ -49,7 +49,7 @@ def _write_errors(path: Path):
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
         cause = error.__cause__ or error
         reason = str(cause).splitlines()[0]
-        raise RunError(f"cannot write {path}: {reason}; free space or choose another folder with --out") from error
+        raise RunError(f"cannot write {path}: {reason}; free space or choose another folder") from error
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:

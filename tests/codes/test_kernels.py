@@ -1,5 +1,6 @@
 """The compiled decoders equal the reference bit for bit, whatever the code, the length and the number of threads."""
 
+import os
 import subprocess
 import sys
 
@@ -128,3 +129,27 @@ def test_numba_comes_late():
     code = "import sys, flexor_search.codes, flexor_search.packing; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_no_slices_give_no_rows():
+    assert kernels.decode_rows(make_code("taps", 4, 8), np.zeros((4, 0), np.uint8)).shape == (8, 0)
+
+
+FORKS = """
+import os
+import numpy as np
+from flexor_search.codes import kernels, make_code, sharing
+code, packed = make_code("systematic", 8, 20), np.random.default_rng(0).integers(0, 256, (8, 2_000_000), np.uint8)
+wanted = kernels.decode_rows(code, packed, threads=2)
+child = os.fork()
+if not child:
+    equal = all(np.array_equal(kernels.decode_rows(code, packed, threads=2), wanted) for _ in range(3))
+    os._exit(0 if equal and sharing._pool(1)._work_queue.qsize() <= 1 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_decodes_and_queues_nothing():
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "0"

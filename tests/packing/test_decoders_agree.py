@@ -4,7 +4,6 @@ Each is tested against the reference by itself elsewhere; here the same random l
 through all of them at once.
 """
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,24 +24,25 @@ from flexor_search.quantization import describe, quantize_
 from flexor_search.workloads import workload
 
 from .models import as_trained
-from .test_verilog import distinct, module_names, outputs_of
+from .test_verilog import IVERILOG, distinct, module_names, outputs_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "packed"
 STANDALONE = standalone()
 
 
 def simulated_bits(folder, packed):
-    """The weight bits of every layer as the simulated hardware gives them, slice by slice; none without iverilog."""
-    if shutil.which("iverilog") is None:
-        return {}
+    """The weight bits of every layer as the simulated hardware gives them, slice by slice."""
     modules, _ = save_verilog(packed, folder / "decoder.v")
     names = dict(zip([code.taps for code in distinct(packed)], module_names(modules), strict=True))
-    planes = [(layer, code, plane) for layer in packed.layers for code, plane in zip(layer.codes, layer.planes)]
-    stored = [unpack_planes(plane, -(-layer.n_weights // code.n_out)) for layer, code, plane in planes]
-    inputs = [(code, names[code.taps], bits) for (_, code, _), bits in zip(planes, stored)]
+    inputs = [
+        (code, names[code.taps], unpack_planes(plane, -(-layer.n_weights // code.n_out)))
+        for layer in packed.layers
+        for code, plane in zip(layer.codes, layer.planes, strict=True)
+    ]
     rows = iter(outputs_of(folder, modules, inputs))
     return {
-        layer.name: np.stack([next(rows).reshape(-1)[: layer.n_weights] for _ in layer.codes]) for layer in packed.layers
+        layer.name: np.stack([next(rows).reshape(-1)[: layer.n_weights] for _ in layer.codes])
+        for layer in packed.layers
     }
 
 
@@ -66,28 +66,45 @@ def agree(folder, raw, build, example, *, hardware=True):
 
 
 @st.composite
-def linears(draw):
-    """A linear layer of any shape with a code of any family in each of 1 to 3 planes."""
-    shape = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+def layers(draw):
+    """A function that makes a layer of any shape, the shape of its input, and what it is stored as."""
+    kind, groups = draw(st.sampled_from(["linear", "conv", "transposed"])), draw(st.integers(1, 2))
+    wide, deep, kernel = draw(st.integers(1, 12)), draw(st.integers(1, 12)), draw(st.integers(1, 3))
+    make, shape = {
+        "linear": (lambda: nn.Linear(wide * groups, deep), (wide * groups,)),
+        "conv": (lambda: nn.Conv2d(wide * groups, deep * groups, kernel, groups=groups), (wide * groups, 4, 4)),
+        "transposed": (
+            lambda: nn.ConvTranspose2d(wide * groups, deep * groups, kernel, groups=groups),
+            (wide * groups, 4, 4),
+        ),
+    }[kind]
     n_planes = draw(st.integers(1, 3))
-    return shape, LayerSpec.from_code(draw(codes()), n_planes), draw(st.sampled_from(["float16", "float32"]))
+    if draw(st.booleans()):
+        return make, shape, LayerSpec.from_code(draw(codes()), n_planes)
+    n_in = draw(st.integers(1, 40))
+    family, n_out = draw(st.sampled_from(["systematic", "taps", "random"])), draw(st.integers(n_in, 64))
+    return make, shape, LayerSpec(family, n_in, n_out, n_planes, draw(st.integers(1, 3)), draw(st.integers(0, 99)))
 
 
-@settings(max_examples=12, phases=(Phase.explicit, Phase.reuse, Phase.generate))  # to shrink exports takes minutes
-@given(linears(), rngs())
-def test_on_any_layer(tmp_path_factory, linear, rng):
-    (n_out, n_in), spec, kept_dtype = linear
+@IVERILOG
+@pytest.mark.hardware
+@settings(max_examples=15, phases=(Phase.explicit, Phase.reuse, Phase.generate))  # to shrink exports takes minutes
+@given(layers(), st.sampled_from(["float16", "float32"]), rngs())
+def test_on_any_layer(tmp_path_factory, layer, kept_dtype, rng):
+    make, shape, spec = layer
 
     def build():
-        return nn.Linear(n_in, n_out)
+        return nn.Sequential(make(), nn.Flatten())
 
     model = build()
     allocation = Allocation.of(describe(model), {}, kept_dtype, default=spec)
     as_trained(quantize_(model, allocation), int(rng.integers(2**31)))
     raw = to_bytes(pack(model, allocation), allocation)
-    agree(tmp_path_factory.mktemp("agree"), raw, build, torch.zeros(2, n_in))
+    agree(tmp_path_factory.mktemp("agree"), raw, build, torch.zeros(2, *shape))
 
 
+@IVERILOG
+@pytest.mark.hardware
 @pytest.mark.parametrize("name", ["digits-v1", "digits-v2"])
 def test_on_trained_models(tmp_path, name):
     raw = (GOLDEN / f"{name}.safetensors").read_bytes()

@@ -202,6 +202,28 @@ def test_kept_packed_it_takes_the_memory_of_the_file():
     assert stored_bytes(kept) < 1.1 * len(raw)  # biases are float32 in memory, taps are indices
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("keep_packed", [False, True])
+def test_what_is_loaded_can_be_converted(case, path, keep_packed, dtype):
+    loaded = load_packed(path, case.build(), keep_packed=keep_packed).to(dtype)
+    with torch.no_grad():
+        logits, wanted = loaded(case.images.to(dtype)), case.model(case.images)
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.float(), wanted, rtol=0, atol=0.1 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("keep_packed", [False, True])
+def test_an_instance_of_another_dtype_is_refused(case, path, keep_packed):
+    with pytest.raises(ModelError, match=r"layer '0' is of torch.float16; give an instance in float32"):
+        load_packed(path, case.build().half(), keep_packed=keep_packed)
+
+
+def test_a_weight_that_is_kept_packed_cannot_be_assigned(case, path):
+    kept = load_packed(path, case.build(), keep_packed=True)
+    with pytest.raises(ModelError, match="cannot be assigned"):
+        kept[0].weight = torch.zeros(4, 1, 3, 3)
+
+
 def test_kept_packed_a_state_dict_goes_round(case, path):
     kept = load_packed(path, case.build(), keep_packed=True)
     another = as_trained(quantize_(case.build(), case.allocation), 7)
@@ -282,6 +304,8 @@ def test_a_folder_of_ours_is_one_that_the_mixin_understands(hub, tmp_path):
     folder, model = hub
     save_folder(folder / "model.safetensors", tmp_path / "ours", {"model": "my.net:Hub"}, {"width": 20, "classes": 4})
     config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    save_folder(folder / "model.safetensors", folder, {"model": "my.net:Hub"})  # the mixin's arguments stay
+    assert json.loads((folder / "config.json").read_text()) == config
     assert config == {
         "width": 20,
         "classes": 4,

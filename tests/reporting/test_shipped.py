@@ -1,6 +1,7 @@
 """The parts of a shipped file as the report tells them: they add up to the file, and nothing is told twice."""
 
 from flexor_search.reporting import economies, file_parts, layer_sizes
+from flexor_search.reporting.shipped import ALL_ELSE, WEIGHTS
 
 from .made_run import PACKING, entry, step, summary
 
@@ -46,6 +47,15 @@ def test_economies_are_those_that_were_measured():
 
 def test_what_is_not_known_gives_no_rows():
     for body in (None, summary(entry(file=None, packing=None))):
-        assert file_parts(body).empty
         assert layer_sizes(body).empty
         assert economies(body).empty
+    assert file_parts(None).empty
+
+
+def test_of_a_run_without_an_account_two_parts_are_told():
+    told = entry(file=None)
+    parts = file_parts(summary(told)).set_index("part")["file_bytes"]
+    assert parts.to_dict() == {
+        WEIGHTS: told["payload_bits"] // 8,
+        ALL_ELSE: told["file_bytes"] - told["payload_bits"] // 8,
+    }
