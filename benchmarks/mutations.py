@@ -128,6 +128,7 @@ def seeds() -> tuple[Seed, ...]:
         ("kept", convolutions, {}, "float32"),
         ("tied", tied, {"0": LayerSpec("random", 9, 10, n_planes=2, code_seed=1)}, "float32"),
         ("single", single, {"": LayerSpec("taps", 2, 3)}, "float16"),
+        ("listed", single, {"": LayerSpec("systematic", 17, 17)}, "float32"),
     ]
     found = []
     for name, build, specs, kept_dtype in chosen:
@@ -152,7 +153,20 @@ def version_1(raw: bytes) -> bytes:
         kept += [[f"{prefix}bias", [groups * shape[1] if groups else shape[0]]]] if bias else []
         folded += [bias] if isinstance(bias, str) else []
         layers += [[name, shape, planes, *([groups] if groups else [])]] if planes else []
-    tables = {"version": 1, "layers": layers, "kept": kept + parts.metadata["kept"]}
+    codes, at, rows = parts.tensors.get("codes", ("U8", b""))[1], 0, b""
+    for n_in, n_out, *listed in parts.metadata["codes"]:
+        for _ in range(n_out):
+            if listed == [1]:  # the only way there was is bits
+                n_taps = codes[at] + 1
+                rows += sum(1 << tap for tap in codes[at + 1 : at + 1 + n_taps]).to_bytes(-(-n_in // 8), "little")
+                at += 1 + n_taps
+            else:
+                rows += codes[at : at + -(-n_in // 8)]
+                at += -(-n_in // 8)
+    if rows:
+        parts.tensors["codes"] = "U8", rows
+    sizes = [[n_in, n_out] for n_in, n_out, *_ in parts.metadata["codes"]]
+    tables = {"version": 1, "codes": sizes, "layers": layers, "kept": kept + parts.metadata["kept"]}
     parts.metadata = parts.metadata | tables | {"folded": folded}
     return parts.joined()
 
@@ -373,7 +387,8 @@ def _fit(rng: random.Random, parts: Parts) -> None:
     """Cut the tensors, or fill them up, to what the tables say."""
     metadata, codes = parts.metadata, parts.metadata["codes"]
     sizes = dict.fromkeys(("codes", "exact", "kept", "payload", "scales"), 0)
-    sizes["codes"] = sum(int(n_out) * -(-int(n_in) // 8) for n_in, n_out in codes)
+    for n_in, n_out, *listed in codes:  # of a list the size is a guess: identity rows
+        sizes["codes"] += int(n_out) * (2 if listed == [1] else -(-int(n_in) // 8))
     for _, shape, planes, *rest in metadata["layers"]:
         bias, groups = (*rest, 0, 0)[:2] if metadata["version"] != 1 else (0, *rest, 0)[:2]
         channels = _product([groups, shape[1]] if groups else shape[:1])
@@ -381,7 +396,7 @@ def _fit(rng: random.Random, parts: Parts) -> None:
         sizes["kept"] += channels if bias else 0
         sizes["scales"] += len(planes) * channels
         for index in planes:
-            n_in, n_out = map(int, codes[index])
+            n_in, n_out = map(int, codes[index][:2])
             sizes["payload"] += n_in * -(-_product(shape) // (8 * n_out))
     sizes["kept"] += sum(_product(shape) for _, shape in metadata["kept"])
     sizes["exact"] = sum(_product(shape) * EXACT_BYTES[dtype] for _, shape, dtype in metadata["exact"])

@@ -102,7 +102,7 @@ def read(source):
     _check_names(layers, folded, kept, exact)
 
     codes = _Tensor("codes", tensors)
-    matrices = [_code(size, codes) for size in _list(meta["codes"], "codes")]
+    matrices = [_code(row, codes, version) for row in _list(meta["codes"], "codes")]
     codes.finish()
 
     floats, payload, scales = _Tensor("kept", tensors), _Tensor("payload", tensors), _Tensor("scales", tensors)
@@ -250,14 +250,24 @@ class _Tensor:
         _need(left == 0, f"{self.name} has {left} elements that no table asks for")
 
 
-def _code(size, codes):
+def _code(row, codes, version):
     """The 0/1 matrix of a code, one row for each output."""
-    _need(_is_sizes(size) and len(size) == 2 and 1 <= size[0] <= size[1] <= 256, f"code of size {shown(size)}")
-    rows = codes.take([size[1], -(-size[0] // 8)], f"code {size[0]} to {size[1]}")
-    taps = np.unpackbits(rows, axis=1, bitorder="little").astype(bool)
-    _need(not taps[:, size[0] :].any(), f"code {size[0]} to {size[1]}: bits past its inputs are set")
-    _need(bool(taps.any(axis=1).all()), f"code {size[0]} to {size[1]}: a row without taps")
-    return taps[:, : size[0]]
+    _need(_is_sizes(row) and 2 <= len(row) <= (3 if version > 1 else 2), f"code entry {shown(row)}")
+    n_in, n_out, listed = (*row, 0)[:3]
+    what = f"code {shown(n_in)} to {shown(n_out)}"
+    _need(1 <= n_in <= n_out <= 256 and listed in (0, 1), f"{what}, listed {shown(listed)}")
+    if not listed:
+        bits = codes.take([n_out, -(-n_in // 8)], what)
+        taps = np.unpackbits(bits, axis=1, bitorder="little").astype(bool)
+        _need(not taps[:, n_in:].any(), f"{what}: bits past its inputs are set")
+        _need(bool(taps.any(axis=1).all()), f"{what}: a row without taps")
+        return taps[:, :n_in]
+    matrix = np.zeros((n_out, n_in), bool)
+    for output in matrix:
+        taps = codes.take([int(codes.take([1], what)[0]) + 1], what).astype(int)
+        _need(taps[-1] < n_in and bool((np.diff(taps) > 0).all()), f"{what}: taps {shown(taps.tolist())}")
+        output[taps] = True
+    return matrix
 
 
 def _parts(entry, matrices, floats, payload, scales, version):

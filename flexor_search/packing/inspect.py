@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from flexor_search.codes import padding_bits
+from flexor_search.packing.container import header_object
 from flexor_search.packing.packed_model import PackedLayer
 from flexor_search.packing.safetensors_file import from_bytes, named, read_bytes
 from flexor_search.packing.tables import LayerEntry, read_tables
-from flexor_search.planning.file_layout import code_row_bytes
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def inspect_file(path: Path) -> FileBytes:
     raw = read_bytes(path)
     with named(path):
         packed, tables = from_bytes(raw), read_tables(raw)
+    begin, end = header_object(raw).get("codes", {"data_offsets": (0, 0)})["data_offsets"]
     kept: dict[str, int] = defaultdict(int)
     for name, value in packed.kept.items():
         owner, _, tensor = name.rpartition(".")
@@ -89,7 +90,7 @@ def inspect_file(path: Path) -> FileBytes:
     quantized = {layer.name: layer for layer in packed.layers}
     layers = tuple(_layer(entry, quantized.get(entry.name), kept.pop(entry.name, 0)) for entry in tables.layers)
     parts = {
-        "code_table_bytes": sum(n_out * code_row_bytes(n_in) for n_in, n_out in tables.codes),
+        "code_table_bytes": end - begin,
         "other_kept_bytes": sum(kept.values()),
         "exact_bytes": sum(value.nbytes for value in packed.exact.values()),
     }

@@ -22,7 +22,14 @@ from flexor_search.packing.container import shown
 from flexor_search.packing.packed_model import PackedLayer, PackedModel
 from flexor_search.packing.tables import LayerEntry, Tables, elements, read_tables
 from flexor_search.planning import Allocation, file_layout
-from flexor_search.planning.file_layout import DTYPE_BYTES, HASH_FIELD, METADATA_KEY, code_row_bytes, metadata_text
+from flexor_search.planning.file_layout import (
+    DTYPE_BYTES,
+    HASH_FIELD,
+    METADATA_KEY,
+    code_row_bytes,
+    lists_taps,
+    metadata_text,
+)
 
 _HASH_MARK = b'\\"sha256\\":\\"'  # as it stands in the JSON header, where the metadata is a string of JSON
 
@@ -41,7 +48,7 @@ def to_bytes(packed: PackedModel, allocation: Allocation) -> bytes:
     planes = [plane.ravel() for layer in packed.layers for plane in layer.planes]
     scales = [layer.scale.ravel() for layer in packed.layers]
     tensors = {
-        "codes": _joined([_code_bytes(code) for code in layout.codes], np.uint8),
+        "codes": _joined([_code_table_entry(code) for code in layout.codes], np.uint8),
         "exact": _joined([packed.exact[tensor.name].reshape(-1).view(np.uint8) for tensor in layout.exact], np.uint8),
         "kept": _joined([packed.kept[tensor.name].ravel() for tensor in layout.kept], packed.kept_dtype),
         "payload": _joined(planes, np.uint8),
@@ -127,7 +134,7 @@ def assemble(tables: Tables, tensors: dict[str, NDArray]) -> PackedModel:
     if unknown:
         raise FormatError(f"it holds unknown tensors: {', '.join(map(shown, unknown[:4]))}")
     stream = {name: _Reader(name, tensors.get(name, np.zeros(0, dtype)), dtype) for name, dtype in wanted.items()}
-    codes = [_read_code(stream["codes"], n_in, n_out) for n_in, n_out in tables.codes]
+    codes = [_read_code(stream["codes"], *entry) for entry in tables.codes]
     layers = tuple(_read_layer(stream, codes, entry) for entry in tables.layers if entry.planes)
     kept = {name: stream["kept"].take(elements(shape)).reshape(shape) for name, shape in tables.kept}
     exact = {}
@@ -163,7 +170,10 @@ class _Reader:
             raise FormatError(f"tensor {self.name!r} is longer than the tables say")
 
 
-def _read_code(reader: _Reader, n_in: int, n_out: int) -> XorCode:
+def _read_code(reader: _Reader, n_in: int, n_out: int, listed: bool) -> XorCode:
+    if listed:
+        taps = tuple(tuple(map(int, reader.take(int(reader.take(1)[0]) + 1))) for _ in range(n_out))
+        return XorCode(n_in, taps)
     row_bytes = code_row_bytes(n_in)
     bits = np.unpackbits(reader.take(n_out * row_bytes).reshape(n_out, row_bytes), axis=1, bitorder="little")
     if bits[:, n_in:].any():
@@ -204,10 +214,10 @@ def _hash(raw: bytes) -> str:
     return digest.hexdigest()
 
 
-def _code_bytes(code: XorCode) -> NDArray[np.uint8]:
-    packed = np.packbits(code.matrix, axis=1, bitorder="little")
-    assert packed.shape[1] == code_row_bytes(code.n_in)
-    return packed.ravel()
+def _code_table_entry(code: XorCode) -> NDArray[np.uint8]:
+    if lists_taps(code):
+        return np.array([byte for taps in code.taps for byte in (len(taps) - 1, *taps)], np.uint8)
+    return np.packbits(code.matrix, axis=1, bitorder="little").ravel()
 
 
 def _joined(parts: list[NDArray], dtype: Any) -> NDArray:

@@ -68,7 +68,7 @@ class Tables:
     Attributes:
         sha256: what the file claims to hash to.
         model_name: the built-in workload, or "".
-        codes: (n_in, n_out) of each code, in the order of the code table.
+        codes: of each code n_in, n_out and whether its taps are listed, in the order of the code table.
         layers: in the order of payload and scales.
         kept: name and shape of the tensors in `kept`, in their order.
         exact: name, shape and dtype of the tensors in `exact`, in their order.
@@ -77,7 +77,7 @@ class Tables:
 
     sha256: str
     model_name: str
-    codes: tuple[tuple[int, int], ...]
+    codes: tuple[tuple[int, int, bool], ...]
     layers: tuple[LayerEntry, ...]
     kept: tuple[tuple[str, Shape], ...]
     exact: tuple[tuple[str, Shape, str], ...]
@@ -160,14 +160,13 @@ def _metadata_object(raw: bytes) -> dict[str, Any]:
 
 def _tables(metadata: _Metadata) -> Tables:
     for key, entries, n_parts in (
-        ("codes", metadata.codes, 2),
         ("kept", metadata.kept, 2),
         ("exact", metadata.exact, 3),
     ):
         for entry in entries:
             if len(entry) != n_parts:
                 raise FormatError(f"its tables are malformed: {shown(entry)} in {key!r} should have {n_parts} parts")
-    codes = tuple(_code_size(n_in, n_out) for n_in, n_out in metadata.codes)
+    codes = tuple(_code(entry, may_list=not isinstance(metadata, _MetadataV1)) for entry in metadata.codes)
     listed = tuple((_name(name), _shape(shape)) for name, shape in metadata.kept)
     exact = tuple((_name(name), _shape(shape), _exact_dtype(name, dtype)) for name, shape, dtype in metadata.exact)
     if isinstance(metadata, _MetadataV1):
@@ -231,12 +230,15 @@ def _checked(entry: list[Any], has_bias: bool, norm: str, groups: Any) -> LayerE
     return LayerEntry(name, sizes, tuple(planes), has_bias, norm, groups, header_bytes)
 
 
-def _code_size(n_in: int, n_out: int) -> tuple[int, int]:
+def _code(entry: list[int], *, may_list: bool) -> tuple[int, int, bool]:
+    if not (len(entry) == 2 or (may_list and len(entry) == 3 and entry[2] in (0, 1))):
+        raise FormatError(f"its tables are malformed: {shown(entry)} in 'codes' should be n_in, n_out and 0 or 1")
+    n_in, n_out, listed = (*entry, 0)[:3]
     if not 1 <= n_in <= n_out <= MAX_N_OUT:
         raise FormatError(
             f"a code of {shown(n_in)} inputs and {shown(n_out)} outputs is outside 1 <= n_in <= n_out <= {MAX_N_OUT}"
         )
-    return n_in, n_out
+    return n_in, n_out, bool(listed)
 
 
 def _name(name: Any) -> str:

@@ -83,8 +83,23 @@ class FileLayout:
 
 
 def code_row_bytes(n_in: int) -> int:
-    """Bytes of one row of a code in the code table: a bit for each input, rounded up to whole bytes."""
+    """Bytes of one row of a code that is stored as bits: a bit for each input, rounded up to whole bytes."""
     return (n_in + 7) // 8
+
+
+def listed_bytes(code: XorCode) -> int:
+    """Bytes of a code that is stored as lists: for each row a byte that counts its taps and a byte for each of them."""
+    return sum(1 + len(taps) for taps in code.taps)
+
+
+def lists_taps(code: XorCode) -> bool:
+    """Whether the code table stores a code as lists, because that is shorter than bits."""
+    return listed_bytes(code) < code.n_out * code_row_bytes(code.n_in)
+
+
+def code_bytes(code: XorCode) -> int:
+    """Bytes of a code in the code table."""
+    return listed_bytes(code) if lists_taps(code) else code.n_out * code_row_bytes(code.n_in)
 
 
 def metadata_text(metadata: dict[str, Any] | list[Any]) -> str:
@@ -134,13 +149,13 @@ def file_layout(allocation: Allocation, model_name: str = "", *, recoded: bool =
         "version": FORMAT_VERSION,
         "sha256": HASH_FIELD,
         "model": model_name,
-        "codes": [[code.n_in, code.n_out] for code in codes],
+        "codes": [[code.n_in, code.n_out, *([1] if lists_taps(code) else [])] for code in codes],
         "layers": [_layer_entry(layer, plane_codes.get(layer.name, ())) for layer in model.layers],
         "kept": [[tensor.name, list(tensor.shape)] for tensor in _other_floats(model)],
         "exact": [[tensor.name, list(tensor.shape), tensor.dtype] for tensor in exact],
     }
     sizes = {
-        "codes": sum(code.n_out * code_row_bytes(code.n_in) for code in codes),
+        "codes": sum(map(code_bytes, codes)),
         "exact": sum(tensor.elements * DTYPE_BYTES[tensor.dtype] for tensor in exact),
         "kept": sum(tensor.elements for tensor in kept) * float_bytes,
         "payload": payload_bits // 8,

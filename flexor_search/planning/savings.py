@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from flexor_search.codes import plane_bytes
 from flexor_search.planning.allocation import Allocation
-from flexor_search.planning.file_layout import FileLayout, code_row_bytes, container_bytes, file_layout
+from flexor_search.planning.file_layout import FileLayout, code_bytes, container_bytes, file_layout, listed_bytes
 from flexor_search.planning.model_shape import TensorShape
 
 RECODING, CODE_TABLE, CONTAINER, FOLDING, ROUNDING = "recoding", "code table", "container", "folding", "rounding"
@@ -52,8 +52,8 @@ def savings(allocation: Allocation, model_name: str = "") -> tuple[Saving, ...]:
         ),
         Saving(
             CODE_TABLE,
-            "taps as bits, equal codes once",
-            against(layout.file_bytes - layout.code_table_bytes + _listed_code_bytes(allocation, layout)),
+            "taps as bits or lists, equal codes once",
+            against(layout.file_bytes - layout.code_table_bytes + _listed_code_bytes(layout)),
             rounds=False,
         ),
         Saving(
@@ -84,17 +84,16 @@ def _unfolded(allocation: Allocation) -> Allocation:
     return replace(allocation, model=replace(model, layers=layers, others=model.others + model.folded, folded=()))
 
 
-def _listed_code_bytes(allocation: Allocation, layout: FileLayout) -> int:
-    """The codes if every plane listed its own: for each row a byte that counts its taps and a byte for each of them."""
-    planes = [layout.codes[index] for indices in layout.plane_codes.values() for index in indices]
-    return sum(1 + len(taps) for code in planes for taps in code.taps)
+def _listed_code_bytes(layout: FileLayout) -> int:
+    """The codes if every plane listed its own taps."""
+    return sum(listed_bytes(layout.codes[index]) for planes in layout.plane_codes.values() for index in planes)
 
 
 def _separate_container_bytes(allocation: Allocation, layout: FileLayout) -> int:
     """The container if every plane, scale, code and kept tensor were a tensor of its own, named as in the model."""
     tensors = [replace(tensor, dtype=allocation.kept_dtype) for tensor in layout.kept] + list(layout.exact)
     for index, code in enumerate(layout.codes):
-        tensors.append(TensorShape(f"codes.{index}", (code.n_out, code_row_bytes(code.n_in)), "uint8"))
+        tensors.append(TensorShape(f"codes.{index}", (code_bytes(code),), "uint8"))
     for layer in allocation.model.layers:
         codes = [layout.codes[index] for index in layout.plane_codes.get(layer.name, ())]
         for plane, code in enumerate(codes):

@@ -12,7 +12,7 @@ from torch import nn
 
 from flexor_search.errors import FlexorError, FormatError, ModelError, UsageError
 from flexor_search.packing import from_bytes, load, load_packed, pack, to_bytes, unpack_into, verify_file
-from flexor_search.planning import KEPT, Allocation
+from flexor_search.planning import KEPT, Allocation, LayerSpec
 from flexor_search.quantization import describe, quantize_
 
 from .models import Counted, digits_case
@@ -189,11 +189,55 @@ LIES = {
         "without elements must be left out",
     ),
     "shape of 33 axes": (table("kept", [4] + [1] * 32, 0, 1), "too many axes"),
-    "code of three numbers": (table("codes", [6, 8, 1], 0), "should have 2 parts"),
+    "code of four numbers": (table("codes", [6, 8, 0, 0], 0), "should be n_in, n_out and 0 or 1"),
+    "code listed twice over": (table("codes", [6, 8, 2], 0), "should be n_in, n_out and 0 or 1"),
+    "bits as lists": (table("codes", [6, 8, 1], 0), "'codes' is too short|does not describe"),
     "kept of three parts": (table("kept", ["5.weight", [6], "float16"], 0), "should have 2 parts"),
     "exact of two parts": (table("exact", ["5.num_batches_tracked", []], 0), "should have 3 parts"),
     "exact in less": (table("exact", "int32", 0, 2), "'exact' is longer"),
 }
+
+
+def listed_case():
+    """A model whose one code takes fewer bytes as lists: 17 identity rows, two bytes each."""
+    plain = torch.nn.Linear(17, 4)
+    allocation = Allocation.of(describe(plain), {}, default=LayerSpec(n_in=17, n_out=17))
+    return to_bytes(pack(quantize_(plain, allocation), allocation), allocation)
+
+
+LISTED_LIES = {
+    "a tap past the inputs": (item("codes", 1, 17), "must hold ascending distinct indices"),
+    "taps out of order": (
+        tensor("codes", lambda t: np.concatenate([[1, 5, 2], t[2:]]).astype(np.uint8)),
+        "must hold ascending distinct indices",
+    ),
+    "a tap twice": (
+        tensor("codes", lambda t: np.concatenate([[1, 5, 5], t[2:]]).astype(np.uint8)),
+        "must hold ascending distinct indices",
+    ),
+    "more taps than bytes": (item("codes", -2, 255), "'codes' is too short"),
+    "a row too many": (tensor("codes", lambda t: np.append(t, [0, 0]).astype(np.uint8)), "'codes' is longer"),
+    "lists as bits": (table("codes", [17, 17], 0), "'codes' is too short"),
+    "listed true": (table("codes", [17, 17, True], 0), "'codes.0.2' is wrong"),
+    "lists in version 1": (
+        together(
+            table("version", 1),
+            table("layers", [["", [4, 17], [0]]]),
+            table("kept", [["bias", [4]]]),
+            table("folded", []),
+        ),
+        "should be n_in, n_out and 0 or 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LISTED_LIES)
+def test_a_lie_about_a_listed_code_is_refused(lie):
+    raw = listed_case()
+    assert metadata_of(raw)["codes"] == [[17, 17, 1]]
+    edit, message = LISTED_LIES[lie]
+    with pytest.raises(FormatError, match=f"(?s){message}"):
+        from_bytes(rewritten(raw, edit))
 
 
 def test_rewriting_without_a_lie_is_the_file_itself():

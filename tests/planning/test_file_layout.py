@@ -24,12 +24,19 @@ def packed_planes(allocation):
             yield pack_planes(np.ones((code.rank, n_slices), np.uint8))
 
 
+def stored_code(code):
+    """A code as bits, or as lists where that is shorter."""
+    bits = pack_planes(code.matrix).ravel()
+    lists = np.concatenate([[len(taps) - 1, *taps] for taps in code.taps]).astype(np.uint8)
+    return min(bits, lists, key=len)
+
+
 def tensors_of(allocation, layout):
     """The five tensors of a packed file; empty ones are left out."""
     joined = lambda parts, dtype: np.concatenate([np.zeros(0, dtype), *[np.ravel(part) for part in parts]])  # noqa: E731
     planes = [(shape, code) for shape in allocation.model.layers for code in allocation.layers[shape.name].codes]
     tensors = {
-        "codes": joined([pack_planes(code.matrix) for code in layout.codes], np.uint8),
+        "codes": joined([stored_code(code) for code in layout.codes], np.uint8),
         "exact": joined([np.zeros(one.elements * DTYPE_BYTES[one.dtype], np.uint8) for one in layout.exact], np.uint8),
         "kept": joined([np.zeros(one.shape, allocation.kept_dtype) for one in layout.kept], allocation.kept_dtype),
         "payload": joined(packed_planes(allocation), np.uint8),

@@ -92,7 +92,7 @@ def parts():
     with seeded(0):
         model = Parts()
         matrix = LayerSpec("matrix", 2, 3, 2, matrix=((0,), (1,), (0, 1)))
-        specs = {"conv": matrix, "up": LayerSpec(n_in=4, n_out=7, n_planes=2), "head": LayerSpec(n_in=10)}
+        specs = {"conv": matrix, "up": LayerSpec(n_in=4, n_out=7, n_planes=2), "head": LayerSpec(n_in=19)}
         allocation = Allocation.of(describe(model), specs, "float32")
         quantize_(model, allocation)
         with torch.no_grad():
