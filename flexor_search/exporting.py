@@ -4,18 +4,30 @@ A new format is one file in packing/ and one line in FORMATS.
 """
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flexor_search.errors import RunError, UsageError, nearest
-from flexor_search.packing import load, save_folder, save_verilog, unpack_into
-from flexor_search.planning import Budget
+from flexor_search.files import write_atomically, write_error
+from flexor_search.packing import (
+    Checks,
+    load,
+    save_folder,
+    save_verilog,
+    simulate,
+    unpack_into,
+    verify_file,
+    weights_path,
+)
+from flexor_search.planning import Budget, file_layout
 from flexor_search.question import Question, plan
 from flexor_search.runs import DONE, Measurement, Run
 from flexor_search.tuning import (
     Observer,
     Silent,
+    allocation_of,
     choose,
     copy_trained,
     packing_lines,
@@ -35,11 +47,13 @@ class Trained:
         run: it belongs to.
         measurement: which one.
         question: of the run.
+        observer: is told what cannot be checked here.
     """
 
     run: Run
     measurement: Measurement
     question: Question
+    observer: Observer
 
 
 def export(
@@ -57,7 +71,8 @@ def export(
             if it has one alone.
         trial: or the training of this number.
         to: where to write; its ending chooses the format: .safetensors (packed), .onnx (decodes itself), .v (decoders
-            in Verilog, and their test bench next to it), or none for a folder of config.json and model.safetensors.
+            in Verilog, and their test bench next to it), or none, or a slash, for a folder of config.json and
+            model.safetensors. Folders that are not there are made.
             Default model-BUDGET.safetensors or model-trial-N.safetensors in the run folder.
         observer: is told what the packing saved.
 
@@ -71,7 +86,7 @@ def export(
     """
     run, observer = Run.open(folder), observer or Silent()
     question = Question.from_run(run)
-    write = _format_of(Path(to)) if to is not None else None
+    form = format_of(to) if to is not None else None
     if trial is not None:
         if budget:
             raise UsageError("export: give either --budget or --trial, not both")
@@ -79,12 +94,16 @@ def export(
     else:
         limit = _budget(run, budget)
         chosen, name = _best_fitting(run, question, limit), limit.text
-    if to is None or write is None:
+    if to is None or form is None:
         ship(run, chosen, name, json.loads(chosen.allocation))
         path = run.folder / f"model-{name}.safetensors"
     else:
         path = Path(to)
-        write(Trained(run, chosen, question), path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(path, error) from error
+        form.write(Trained(run, chosen, question, observer), path)
     packing = run.packing(chosen.number)
     for line in (*packing_lines(packing), *packing_warnings(packing)):
         observer.message(line)
@@ -99,6 +118,7 @@ def _to_folder(trained: Trained, target: Path) -> None:
     source = trained.run.trained_path(trained.measurement.number)
     own = trained.question.model
     save_folder(source, target, {"model": own} if own else {"workload": load(source).model_name})
+    verify_file(weights_path(target))
 
 
 def _to_onnx(trained: Trained, target: Path) -> None:
@@ -110,34 +130,80 @@ def _to_onnx(trained: Trained, target: Path) -> None:
     data = task.load(Path(trained.question.data_dir) if trained.question.data_dir else None)
     images, _ = data.validation.batch(slice(0, PROBE_IMAGES))
     packed = load(trained.run.trained_path(trained.measurement.number))
-    unproven = target.with_name(f".unproven-{target.name}")
-    try:
+    with tempfile.TemporaryDirectory() as folder:  # nothing that is not proven has the target's name
+        unproven = Path(folder) / "model.onnx"
         save_onnx(packed, task.build(), images[:2], unproven)
         prove_onnx(unproven, packed, unpack_into(packed, task.build()), images)
-        unproven.replace(target)
-    finally:
-        unproven.unlink(missing_ok=True)
+        write_atomically(target, unproven.read_bytes())
 
 
 def _to_verilog(trained: Trained, target: Path) -> None:
     save_verilog(load(trained.run.trained_path(trained.measurement.number)), target)
+    try:
+        trained.observer.message("; ".join(simulate(target).passed))
+    except UsageError as error:  # no simulator here: the bench is for wherever there is one
+        trained.observer.message(f"{target} was not simulated: {error}")
 
 
-FORMATS: dict[str, Callable[[Trained, Path], None]] = {
-    ".safetensors": _to_safetensors,
-    ".onnx": _to_onnx,
-    ".v": _to_verilog,
-    "": _to_folder,
+def _verify_packed(path: Path) -> Checks:
+    return verify_file(weights_path(path))
+
+
+def _verify_onnx(path: Path) -> Checks:
+    from flexor_search.packing.onnx_verify import verify_onnx
+
+    return verify_onnx(path)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write a trained allocation.
+
+    Attributes:
+        write: makes the file or folder, and checks what it made.
+        verify: checks it by itself, years later.
+    """
+
+    write: Callable[[Trained, Path], None]
+    verify: Callable[[Path], Checks]
+
+
+FORMATS = {
+    ".safetensors": Format(_to_safetensors, _verify_packed),
+    ".onnx": Format(_to_onnx, _verify_onnx),
+    ".v": Format(_to_verilog, simulate),
+    "": Format(_to_folder, _verify_packed),
 }
-"""The ending of a path -> what writes it."""
+"""The ending of a path -> its format; none is a folder."""
 
 
-def _format_of(target: Path) -> Callable[[Trained, Path], None]:
-    ending = "" if target.is_dir() else target.suffix
+def format_of(target: str | Path) -> Format:
+    """The format that a path's ending names.
+
+    Raises:
+        UsageError: it ends in none.
+    """
+    ending = "" if Path(target).is_dir() or str(target).endswith("/") else Path(target).suffix
     if ending not in FORMATS:
         known = nearest(ending, [known for known in FORMATS if known])
-        raise UsageError(f"to: {target.name!r} ends in no format of ours; {known}, or no ending for a folder")
+        raise UsageError(f"to: {str(target)!r} ends in no format of ours; {known}; a folder's name may end in a slash")
     return FORMATS[ending]
+
+
+def verify(path: str | Path) -> Checks:
+    """Check what `export` wrote: a packed file, a folder that holds one, an ONNX file, or decoders in Verilog.
+
+    Returns:
+        What was checked.
+
+    Raises:
+        FormatError: the file is damaged, or none of ours.
+        VerificationError: it does not decode as it should.
+        UsageError: Verilog, where no simulator is installed.
+    """
+    path = Path(path)
+    ending = path.suffix if path.suffix in FORMATS and not path.is_dir() else ""
+    return FORMATS[ending].verify(path)
 
 
 def _budget(run: Run, text: str) -> Budget:
@@ -161,6 +227,12 @@ def _best_fitting(run: Run, question: Question, budget: Budget) -> Measurement:
     space = plan(replace(question, budget=budget.text)).space
     group = choose(space, budget, run)
     if group is not None:
+        predicted = file_layout(allocation_of(space, group.best), space.model_name).file_bytes
+        if budget.kind != "bpw" and group.best.file_bytes != predicted:
+            raise RunError(
+                f"{run.folder} was made by a version whose files have other sizes, so {budget.text} cannot be "
+                "promised; give the budget in bits per weight, or a --trial"
+            )
         return group.best
     sizes = sorted({m.bits_per_weight for m in run.measurements if m.state == DONE})
     raise RunError(

@@ -8,7 +8,7 @@ from flexor_search.packing.prove import Proof, Step, prove
 from flexor_search.packing.safetensors_file import from_bytes, load, save, to_bytes
 from flexor_search.packing.unpack import load_packed, unpack_into
 from flexor_search.packing.verify import Checks, verify_file
-from flexor_search.packing.verilog_file import save_verilog
+from flexor_search.packing.verilog_file import save_verilog, simulate
 
 __all__ = [
     "Checks",
@@ -28,6 +28,7 @@ __all__ = [
     "save",
     "save_folder",
     "save_verilog",
+    "simulate",
     "to_bytes",
     "unpack_into",
     "verify_file",

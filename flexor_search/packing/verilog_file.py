@@ -6,6 +6,9 @@ vectors from the packed model's own payload with what the reference decoder make
 """
 
 import re
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexor_search.codes import XorCode, decode_reference, unpack_planes
-from flexor_search.errors import UsageError
+from flexor_search.errors import FormatError, UsageError
 from flexor_search.files import write_atomically
 from flexor_search.packing.packed_model import PackedModel
+from flexor_search.packing.verify import Checks
 
 PAYLOAD_VECTORS_PER_CODE = 256
 """Most stored slices of the model that the bench drives through each code, evenly spaced over all that use it."""
@@ -143,10 +147,49 @@ def save_verilog(packed: PackedModel, path: Path) -> tuple[Path, Path]:
         RunError: the folder cannot be written.
     """
     modules, bench = code_modules(packed), test_bench(packed)
-    bench_path = path.with_name(f"{path.stem}_tb.v")
+    bench_path = _bench_path(path)
     write_atomically(path, modules.encode("ascii"))
     write_atomically(bench_path, bench.encode("ascii"))
     return path, bench_path
+
+
+def simulate(path: Path) -> Checks:
+    """Run the bench of a decoder file in Icarus Verilog.
+
+    Args:
+        path: of the modules, as `save_verilog` wrote them; the bench lies next to it.
+
+    Returns:
+        What was checked.
+
+    Raises:
+        UsageError: iverilog is not installed.
+        FormatError: one of the two files is not there, or iverilog does not take them.
+        VerificationError: an output differs.
+    """
+    checks, bench = Checks(), _bench_path(path)
+    for part in (path, bench):
+        if not part.is_file():
+            raise FormatError(f"{part}: cannot be read: no such file; decoders and their bench belong together")
+    if shutil.which("iverilog") is None:
+        raise UsageError("verify: Verilog needs Debian's iverilog, which is not installed; docs/hardware.md says more")
+    with tempfile.TemporaryDirectory() as folder:
+        program = str(Path(folder) / "bench")
+        compiled = _run("iverilog", "-g2012", "-s", "decoder_tb", "-o", program, str(path), str(bench))
+        if compiled.returncode:
+            raise FormatError(f"{path}: iverilog refuses it: {compiled.stderr.strip().splitlines()[-1:]}")
+        done = _run("vvp", "-n", program)
+    last = (done.stdout.strip().splitlines() or [""])[-1]
+    checks.add(not done.returncode and last.startswith("PASS"), f"bench in Icarus Verilog: {last}")
+    return checks
+
+
+def _bench_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_tb.v")
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 def _tree(taps: tuple[int, ...]) -> str:

@@ -372,6 +372,31 @@ def test_export_to_onnx(copied, command):
     assert leftovers(copied) == []
 
 
+def test_export_makes_folders_and_takes_dots_in_their_names(copied, command, monkeypatch):
+    monkeypatch.chdir(copied)
+    for target, files in (("new/net-0.7bpw/", ("config.json", "model.safetensors")), ("other/decoder.v", ())):
+        ended = command("export", ".", "--to", target)
+        assert (ended.code, ended.out.strip()) == (0, target.rstrip("/"))
+        assert all((copied / target / name).exists() for name in files)
+        verified = command("verify", target)
+        if target.endswith(".v") and shutil.which("iverilog") is None:
+            assert "was not simulated: " in ended.err
+            assert (verified.code, verified.out) == (2, "")
+        else:
+            assert verified.out.startswith(f"{target.rstrip('/')}: verified")
+
+
+def test_a_run_of_files_of_other_sizes_promises_no_bytes(copied, command):
+    path = copied / "measurements.csv"
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows["file_bytes"] = (rows["file_bytes"].astype(int) + 64).astype(str)
+    rows.to_csv(path, index=False)
+    ended = command("export", copied, "--budget", "5kB")
+    assert (ended.code, ended.out) == (1, "")
+    assert "made by a version whose files have other sizes, so 5kB cannot be promised" in ended.err
+    assert command("export", copied, "--budget", "0.7bpw").code == 0
+
+
 def test_inspect_accounts_for_every_byte(real_run, command, entry):
     path = real_run.folder / "model-0.7bpw.safetensors"
     body = json.loads(command("inspect", path, "--json").out)

@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flexor_search.codes import XorCode, decode_reference, make_code, pack_planes, unpack_planes
-from flexor_search.errors import RunError, UsageError
-from flexor_search.packing import PackedLayer, PackedModel, pack, save_verilog, verilog_file
+from flexor_search.errors import FormatError, RunError, UsageError, VerificationError
+from flexor_search.packing import PackedLayer, PackedModel, pack, save_verilog, simulate, verilog_file
 
 from .models import digits_case
 
@@ -289,3 +289,28 @@ def test_a_folder_that_cannot_be_written(tmp_path, packed):
 def test_a_module_name_that_is_no_identifier(name):
     with pytest.raises(ValueError, match="name: must be letters"):
         verilog_file.code_module(XorCode(1, ((0,),)), name)
+
+
+@IVERILOG
+@pytest.mark.hardware
+def test_simulating_tells_and_notices(tmp_path, packed):
+    modules, bench = save_verilog(packed, tmp_path / "decoder.v")
+    (told,) = simulate(modules).passed
+    assert told.startswith("bench in Icarus Verilog: PASS ")
+    text = modules.read_text()
+    modules.write_text(text.replace("assign y[0] = x[0];", "assign y[0] = x[1];", 1))
+    with pytest.raises(VerificationError, match="bench in Icarus Verilog: "):
+        simulate(modules)
+    modules.write_text("no module")
+    with pytest.raises(FormatError, match=r"decoder\.v: iverilog refuses it"):
+        simulate(modules)
+    bench.unlink()
+    with pytest.raises(FormatError, match=r"decoder_tb\.v: cannot be read: no such file"):
+        simulate(modules)
+
+
+def test_without_a_simulator_it_says_so(tmp_path, packed, monkeypatch):
+    modules, _ = save_verilog(packed, tmp_path / "decoder.v")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UsageError, match="iverilog, which is not installed"):
+        simulate(modules)
