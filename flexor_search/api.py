@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from flexor_search.errors import RunError
-from flexor_search.exporting import export
-from flexor_search.packing import Checks, verify_file, weights_path
+from flexor_search.exporting import export, verify
 from flexor_search.planning import Recipe, exceeds_space
 from flexor_search.question import Plan, Question, fingerprint, plan, resolved
 from flexor_search.reporting import write_report
@@ -130,16 +129,6 @@ def resume(folder: str | Path, observer: Observer | None = None, **changes: Any)
 def report(folder: str | Path) -> Path:
     """Write report.html and front.csv of a run, finished or not, and return the report's path."""
     return write_report(Run.open(folder))
-
-
-def verify(path: str | Path) -> Checks:
-    """Check a packed file, a folder that holds one, or an ONNX file; returns what was checked."""
-    path = Path(path)
-    if path.suffix == ".onnx":
-        from flexor_search.packing.onnx_verify import verify_onnx
-
-        return verify_onnx(path)
-    return verify_file(weights_path(path))
 
 
 def _recipe_line(recipe: Recipe, planned: Plan) -> str:

@@ -1,6 +1,6 @@
-"""Write any allocation that a run trained, in any format: the packed file, a folder, ONNX, Verilog.
+"""Every format a model is stored in: write any allocation that a run trained, and verify what lies there.
 
-A new format is one file in packing/ and one line in FORMATS.
+A new format is one file in packing/ and one line in FORMATS: the packed file, a folder, ONNX, Verilog so far.
 """
 
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flexor_search.errors import RunError, UsageError, nearest
-from flexor_search.packing import load, save_folder, save_verilog, unpack_into
+from flexor_search.packing import Checks, load, save_folder, save_verilog, unpack_into, verify_file, weights_path
 from flexor_search.planning import Budget
 from flexor_search.question import Question, plan
 from flexor_search.runs import DONE, Measurement, Run
@@ -71,7 +71,7 @@ def export(
     """
     run, observer = Run.open(folder), observer or Silent()
     question = Question.from_run(run)
-    write = _format_of(Path(to)) if to is not None else None
+    write = _format_of(Path(to)).write if to is not None else None
     if trial is not None:
         if budget:
             raise UsageError("export: give either --budget or --trial, not both")
@@ -89,6 +89,24 @@ def export(
     for line in (*packing_lines(packing), *packing_warnings(packing)):
         observer.message(line)
     return path
+
+
+def verify(path: str | Path) -> Checks:
+    """Check a file by itself: a packed one, a folder that holds one, or an ONNX file.
+
+    Args:
+        path: of the file or folder. What has no ending of ours is read as a packed file.
+
+    Returns:
+        What was checked.
+
+    Raises:
+        UsageError: a Verilog file, which its own test bench checks.
+        FormatError: the file is damaged, or not ours.
+        VerificationError: it does not decode as the reference does.
+    """
+    path = Path(path)
+    return FORMATS.get(_ending(path), FORMATS[".safetensors"]).verify(path)
 
 
 def _to_safetensors(trained: Trained, target: Path) -> None:
@@ -123,17 +141,52 @@ def _to_verilog(trained: Trained, target: Path) -> None:
     save_verilog(load(trained.run.trained_path(trained.measurement.number)), target)
 
 
-FORMATS: dict[str, Callable[[Trained, Path], None]] = {
-    ".safetensors": _to_safetensors,
-    ".onnx": _to_onnx,
-    ".v": _to_verilog,
-    "": _to_folder,
+def _verify_packed(path: Path) -> Checks:
+    return verify_file(weights_path(path))
+
+
+def _verify_onnx(path: Path) -> Checks:
+    from flexor_search.packing.onnx_verify import verify_onnx
+
+    return verify_onnx(path)
+
+
+def _verify_verilog(path: Path) -> Checks:
+    bench = path.with_name(f"{path.stem}_tb.v")
+    raise UsageError(
+        f"verify: {path} is Verilog, which its test bench checks; run it: "
+        f"iverilog -g2012 -o {path.stem}_tb {path} {bench} && vvp -n {path.stem}_tb"
+    )
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to store a model.
+
+    Attributes:
+        write: writes a training to a path; what lies there then has been verified.
+        verify: checks what lies there by itself.
+    """
+
+    write: Callable[[Trained, Path], None]
+    verify: Callable[[Path], Checks]
+
+
+FORMATS = {
+    ".safetensors": Format(_to_safetensors, _verify_packed),
+    ".onnx": Format(_to_onnx, _verify_onnx),
+    ".v": Format(_to_verilog, _verify_verilog),
+    "": Format(_to_folder, _verify_packed),
 }
-"""The ending of a path -> what writes it."""
+"""By the ending of a path."""
 
 
-def _format_of(target: Path) -> Callable[[Trained, Path], None]:
-    ending = "" if target.is_dir() else target.suffix
+def _ending(path: Path) -> str:
+    return "" if path.is_dir() else path.suffix
+
+
+def _format_of(target: Path) -> Format:
+    ending = _ending(target)
     if ending not in FORMATS:
         known = nearest(ending, [known for known in FORMATS if known])
         raise UsageError(f"to: {target.name!r} ends in no format of ours; {known}, or no ending for a folder")

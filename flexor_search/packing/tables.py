@@ -153,27 +153,31 @@ def header_object(raw: bytes) -> dict[str, Any]:
     if header_bytes > len(raw) - 8:
         raise FormatError("it is not a packed file, or it is cut short: its header would end past the end of the file")
     try:
-        return json.loads(raw[8 : 8 + header_bytes], object_pairs_hook=_unique)
+        return json.loads(raw[8 : 8 + header_bytes], object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"it is not a packed file: no '{METADATA_KEY}' metadata in a safetensors header") from error
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object none of whose keys occurs twice, for json.loads: parsers differ in which of two they take.
+
+    Raises:
+        FormatError: one does.
+    """
+    body = dict(pairs)
+    if len(body) != len(pairs):
+        raise FormatError("a key occurs twice in its header")
+    return body
 
 
 def _metadata_object(raw: bytes) -> dict[str, Any]:
     try:
         text = header_object(raw)["__metadata__"][METADATA_KEY]
-        body = json.loads(text, object_pairs_hook=_unique)
+        body = json.loads(text, object_pairs_hook=unique_keys)
         body["version"]  # the one field that every version will have
         return body
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"it is not a packed file: no '{METADATA_KEY}' metadata in a safetensors header") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object none of whose keys occurs twice: parsers differ in which of two they take."""
-    body = dict(pairs)
-    if len(body) != len(pairs):
-        raise FormatError("a key occurs twice in its header")
-    return body
 
 
 def _tables(metadata: _Metadata) -> Tables:

@@ -69,6 +69,8 @@ def test_export_to_a_verilog_name_writes_the_decoders_and_their_bench(copied):
     assert api.export(copied, trial=0, to=copied / "decoder.v") == copied / "decoder.v"
     assert (copied / "decoder.v").read_text() == verilog_file.code_modules(packed)
     assert (copied / "decoder_tb.v").read_text() == verilog_file.test_bench(packed)
+    with pytest.raises(UsageError, match=r"run it: iverilog .*decoder_tb\.v && vvp -n decoder_tb"):
+        api.verify(copied / "decoder.v")
 
 
 def test_export_says_when_the_file_of_a_trial_is_gone(copied):
