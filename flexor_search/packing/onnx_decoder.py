@@ -30,6 +30,9 @@ Codes: TypeAlias = tuple[XorCode, ...]
 Place: TypeAlias = tuple[int, int]
 """Index of a layer, and the first of its planes that is meant."""
 
+WEIGHTS_TOGETHER = 2**20
+"""What one product decodes at most, if it has several layers: its sums take four bytes a weight."""
+
 
 def decode_layers(
     nodes: NodeList, layers: Sequence[PackedLayer], codes: Sequence[XorCode], names: Mapping[str, str], images: str
@@ -95,21 +98,36 @@ def _signs(
 ) -> Iterator[tuple[Place, str]]:
     """The signs of each place, 1 or -1 in float32, in the shape in which scales broadcast over them."""
     matrices = _matrices(nodes, codes)
+    stacks = {
+        group: _stack(nodes, [matrices[code] for code in group], group[0]) for group in dict.fromkeys(places.values())
+    }
     payload = nodes.stored("payload", _column([plane for layer in layers for plane in layer.planes]))
     sizes = [
         8 * sum(plane.size for plane in layers[layer].planes[first : first + len(group)])
         for (layer, first), group in places.items()
     ]
     stored = dict(zip(places, nodes.split(_bits(nodes, payload, _shifts(nodes, images)), sizes), strict=True))
-    for group in dict.fromkeys(places.values()):
-        members, lead = [place for place, its in places.items() if its == group], _lead(group)
+    for group, members in _gathered(layers, places):
+        lead = _lead(group)
         rows = [nodes.reshape(stored[place], (*lead, group[0].n_in, -1)) for place in members]
-        stack = _stack(nodes, [matrices[code] for code in group], group[0])
-        product = nodes.add("MatMulInteger", [stack, nodes.concat(rows, len(lead) + 1)])
+        product = nodes.add("MatMulInteger", [stacks[group], nodes.concat(rows, len(lead) + 1)])
         bit = nodes.add("Cast", [_last_bit(nodes, product, np.int32)], attributes={"to": TensorProto.BOOL})
         # Not Where(bit, scale, -scale) later: onnxruntime's Where loses the sign of a negative zero.
         sign = nodes.add("Where", [bit, *(nodes.constant(np.array(one, np.float32)) for one in (1, -1))])
         yield from _cut_apart(nodes, sign, {place: layers[place[0]] for place in members}, group)
+
+
+def _gathered(layers: Sequence[PackedLayer], places: Mapping[Place, Codes]) -> Iterator[tuple[Codes, list[Place]]]:
+    """The products: codes, and the places that they decode, in order and not too many at once."""
+    for group in dict.fromkeys(places.values()):
+        members, n_weights = [], 0
+        for place in (place for place, its in places.items() if its == group):
+            more = layers[place[0]].n_weights * len(group)
+            if members and n_weights + more > WEIGHTS_TOGETHER:
+                yield group, members
+                members, n_weights = [], 0
+            members, n_weights = [*members, place], n_weights + more
+        yield group, members
 
 
 def _cut_apart(
