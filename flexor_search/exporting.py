@@ -1,6 +1,6 @@
-"""Write any allocation that a run trained, in any format: the packed file, a folder, ONNX, Verilog.
+"""Every format a model is stored in: write any allocation that a run trained, and verify what lies there.
 
-A new format is one file in packing/ and one line in FORMATS.
+A new format is one file in packing/ and one line in FORMATS: the packed file, a folder, ONNX, Verilog so far.
 """
 
 import json

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from flexor_search.errors import ModelError, UsageError
-from flexor_search.packing.onnx_nodes import OPSET
+from flexor_search.packing.onnx_nodes import OPSET, rename
 
 IMAGES, LOGITS = "images", "logits"
 EXPORT_BATCH = 3  # 0 and 1 are special to the exporter
@@ -39,7 +39,8 @@ def export_with_weights_as_inputs(model: nn.Module, names: list[str], example: T
         example: a batch of inputs; only its shape past the first dimension matters.
 
     Returns:
-        A graph with the inputs "images" and `names`, unused ones left out, and the output "logits".
+        A graph with the inputs "images" and `value_of(name)` of all names, and the output "logits". The names of
+        all its other values begin with "|".
 
     Raises:
         UsageError: the example is empty.
@@ -68,12 +69,14 @@ def export_with_weights_as_inputs(model: nn.Module, names: list[str], example: T
     except Exception as error:  # any user code may run here, and the exporter raises what its parts raise
         raise ModelError(f"model: cannot be exported to ONNX: {_reason(error)}") from error
     _check(exported)
-    original = dict(zip(labels, names, strict=True))
-    for value in exported.graph.input:
-        value.name = original.get(value.name, value.name)
-    for node in exported.graph.node:
-        node.input[:] = [original.get(name, name) for name in node.input]
+    known = {IMAGES: IMAGES, LOGITS: LOGITS} | dict(zip(labels, map(value_of, names), strict=True))
+    rename(exported.graph, lambda name: known.get(name, f"|{name}"))
     return exported
+
+
+def value_of(name: str) -> str:
+    """The graph's value of one of the model's own tensors; it may be called "images", or as any other value is."""
+    return f":{name}"
 
 
 def _check(exported: ModelProto) -> None:

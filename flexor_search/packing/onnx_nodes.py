@@ -1,7 +1,9 @@
 """A list of ONNX nodes that grows: fresh value names, each constant once, and no name longer than it must be."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import string
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,17 +46,24 @@ class NodeList:
         self.nodes.append(helper.make_node(op, list(inputs), [output], **(attributes or {})))
         return output
 
-    def split(self, value: str, sizes: Sequence[int], names: Sequence[str] = ()) -> list[str]:
-        """Cut a value along its first axis, and return the names of the pieces.
+    def split(self, value: str, sizes: Sequence[int], names: Sequence[str] = (), axis: int = 0) -> list[str]:
+        """Cut a value, and return the names of the pieces; one piece without a name is the value itself.
 
         Args:
             value: to cut.
             sizes: of the pieces; they add up to the length of the axis.
             names: of the pieces, fresh ones if empty or not given.
+            axis: along which.
         """
+        if len(sizes) == 1 and not any(names):
+            return [value]
         outputs = [name or next(self._fresh) for name in names or [""] * len(sizes)]
-        self.nodes.append(helper.make_node("Split", [value, self.integers(sizes)], outputs))
+        self.nodes.append(helper.make_node("Split", [value, self.integers(sizes)], outputs, axis=axis))
         return outputs
+
+    def concat(self, values: Sequence[str], axis: int) -> str:
+        """Put values one behind the other; one value is itself."""
+        return self.add("Concat", values, attributes={"axis": axis}) if len(values) > 1 else values[0]
 
     def reshape(self, value: str, shape: Sequence[int], name: str = "") -> str:
         """Reshape a value; 0 is a size like any other, and -1 stands for what is left."""
@@ -81,6 +90,17 @@ class NodeList:
         return name
 
 
+def rename(graph: GraphProto, renamed: Callable[[str], str]) -> None:
+    """Give every value of a graph another name; an empty name says that there is no value, and stays."""
+    for value in (*graph.initializer, *graph.input, *graph.output):
+        value.name = renamed(value.name)
+    for node in graph.node:
+        node.input[:] = [renamed(name) if name else name for name in node.input]
+        node.output[:] = [renamed(name) if name else name for name in node.output]
+        for body in subgraphs(node):
+            rename(body, renamed)
+
+
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     """The bodies of a control-flow node."""
     for attribute in node.attribute:
@@ -104,48 +124,61 @@ def used_values(graph: GraphProto) -> set[str]:
     return read | {output.name for body in (graph, *bodies) for output in body.output}
 
 
-def shrink(graph: GraphProto, readable: set[str]) -> None:
+def shrink(graph: GraphProto, readable: Mapping[str, str]) -> None:
     """Take away everything that is only size: names, documentation, inferred shapes, equal constants.
 
     Args:
         graph: changed in place.
-        readable: values that keep their names.
+        readable: value -> the name that it gets; all others get short ones, those read most the shortest.
     """
+    _strip(graph)
+    _shorten_integers(graph)
     same = _drop_equal_initializers(graph, readable)
-    short: dict[str, str] = {"": ""} | {name: name for name in readable}
-    names = (name for name in _short_names() if name not in readable)
+    seen: Counter[str] = Counter()
 
-    def renamed(name: str) -> str:
+    def counted(name: str) -> str:
         name = same.get(name, name)
-        if name not in short:
-            short[name] = next(names)
-        return short[name]
+        seen[name] += 1
+        return name
 
-    _rename(graph, renamed)
+    rename(graph, counted)
+    taken = set(readable.values())
+    names = (name for name in _short_names() if name not in taken)
+    short = {name: next(names) for name, _ in seen.most_common() if name not in readable}
+    rename(graph, lambda name: readable.get(name) or short[name])
 
 
-def _rename(graph: GraphProto, renamed: Callable[[str], str]) -> None:
+def _strip(graph: GraphProto) -> None:
     del graph.value_info[:]
     del graph.quantization_annotation[:]
     del graph.metadata_props[:]
     graph.doc_string = ""
     for value in (*graph.initializer, *graph.input, *graph.output):
-        value.name = renamed(value.name)
         value.doc_string = ""
         del value.metadata_props[:]
     for node in graph.node:
         for field in ("name", "doc_string", "overload"):
             node.ClearField(field)
         del node.metadata_props[:]
-        node.input[:] = [renamed(name) for name in node.input]
-        node.output[:] = [renamed(name) for name in node.output]
         told = [attribute for attribute in node.attribute if not _is_default(node, attribute)]
         del node.attribute[:]
         node.attribute.extend(told)
         for attribute in node.attribute:
             attribute.ClearField("doc_string")
         for body in subgraphs(node):
-            _rename(body, renamed)
+            _strip(body)
+
+
+def _shorten_integers(graph: GraphProto) -> None:
+    """Store int64 constants as varints where that is shorter: a small size takes one byte instead of eight."""
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.INT64 and tensor.raw_data:
+            short = TensorProto()
+            short.CopyFrom(tensor)
+            short.ClearField("raw_data")
+            short.int64_data.extend(numpy_helper.to_array(tensor).ravel().tolist())
+            if short.ByteSize() < tensor.ByteSize():
+                tensor.CopyFrom(short)
 
 
 def _is_default(node: NodeProto, attribute: AttributeProto) -> bool:
@@ -157,7 +190,7 @@ def _is_default(node: NodeProto, attribute: AttributeProto) -> bool:
     return along_axes and set(attribute.ints) == {WINDOW_DEFAULTS[attribute.name]}
 
 
-def _drop_equal_initializers(graph: GraphProto, readable: set[str]) -> dict[str, str]:
+def _drop_equal_initializers(graph: GraphProto, readable: Mapping[str, str]) -> dict[str, str]:
     """Remove unused initializers and those equal to an earlier one; says which name stands for which."""
     used = used_values(graph)
     first: dict[bytes, str] = {}
@@ -177,6 +210,5 @@ def _drop_equal_initializers(graph: GraphProto, readable: set[str]) -> dict[str,
 
 
 def _short_names() -> Iterator[str]:
-    letters = "abcdefghijklmnopqrstuvwxyz"
     for length in itertools.count(1):
-        yield from ("".join(name) for name in itertools.product(letters, repeat=length))
+        yield from ("".join(name) for name in itertools.product(string.ascii_letters, repeat=length))

@@ -35,15 +35,7 @@ def verify_onnx(path: Path) -> Checks:
         FormatError: the file is damaged, or not ours.
         VerificationError: it is no valid ONNX, onnxruntime cannot run it, or a decoded weight is not the reference's.
     """
-    checks = Checks()
-    file = read_onnx(path)
-    checks.add(True, "the file is whole and its SHA-256 matches every byte")
-    _is_standard(file.model, checks)
-    session = _session(file.raw)
-    checks.add([value.name for value in session.get_inputs()] == [IMAGES], "onnxruntime loads it as it is")
-    _decodes(file, checks)
-    _runs(file.model, session, checks)
-    return checks
+    return _verified(path)[0]
 
 
 def prove_onnx(path: Path, packed: PackedModel, loaded: nn.Module, images: Tensor) -> Checks:
@@ -62,17 +54,40 @@ def prove_onnx(path: Path, packed: PackedModel, loaded: nn.Module, images: Tenso
         FormatError: the file is damaged, or not ours.
         VerificationError: as `verify_onnx`, or a weight or a logit is not that of the packed model.
     """
-    checks = verify_onnx(path)
-    file = read_onnx(path)
+    checks, file, session = _verified(path)
     weights = {layer.name: layer.weight("reference") for layer in packed.layers if layer.name not in file.unused}
     found = {layer.name: layer.weight("reference") for layer in file.layers}
+    known = {layer.name for layer in packed.layers} >= set(file.unused)
     same = weights.keys() == found.keys() and all(_same_bits(found[name], value) for name, value in weights.items())
     left_out = f"; not needed for logits and left out: {', '.join(file.unused)}" if file.unused else ""
-    checks.add(same, f"weights of {len(found)} layers equal those of the packed model bit for bit{left_out}")
-    session = _session(file.raw)
+    checks.add(known and same, f"weights of {len(found)} layers equal those of the packed model bit for bit{left_out}")
+    _stores_the_rest(file, packed, checks)
     for batch in (images[:1], images if len(images) > 1 else images.repeat_interleave(2, 0)):
         _logits_agree(session, loaded, batch, checks)
     return checks
+
+
+def _verified(path: Path) -> tuple[Checks, OnnxFile, onnxruntime.InferenceSession]:
+    checks = Checks()
+    file = read_onnx(path)
+    checks.add(True, "the file is whole and its SHA-256 matches every byte")
+    _is_standard(file.model, checks)
+    session = _session(file.raw)
+    checks.add([value.name for value in session.get_inputs()] == [IMAGES], "onnxruntime loads it as it is")
+    _decodes(file, checks)
+    _runs(file.model, session, checks)
+    return checks, file, session
+
+
+def _stores_the_rest(file: OnnxFile, packed: PackedModel, checks: Checks) -> None:
+    """Kept tensors and exact ones, to the bit; of the exact ones the file has those that its graph reads."""
+    kept = {name: value for name, value in packed.kept.items() if name not in file.unused_kept}
+    flat = np.concatenate([np.zeros(0, packed.kept_dtype), *(value.ravel() for value in kept.values())])
+    left_out = f"; not needed for logits and left out: {', '.join(file.unused_kept)}" if file.unused_kept else ""
+    same = _same_bits(file.kept, flat) and packed.kept.keys() >= set(file.unused_kept)
+    checks.add(same, f"{len(kept)} biases and kept tensors equal those of the packed model bit for bit{left_out}")
+    same = all(name in packed.exact and _same_bits(value, packed.exact[name]) for name, value in file.exact.items())
+    checks.add(same, f"{len(file.exact)} integer tensors equal those of the packed model")
 
 
 def decoded_weights(file: OnnxFile) -> dict[str, NDArray[np.float32]]:
@@ -170,10 +185,9 @@ def _random_images(model: ModelProto, count: int) -> NDArray[np.float32]:
     return np.random.default_rng(count).standard_normal((count, *shape), np.float32)
 
 
-def _same_bits(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
-    """Equal bit for bit, signs of zeros included."""
-    same = one.dtype == other.dtype == np.float32 and one.shape == other.shape
-    return same and np.array_equal(one.view(np.uint32), other.view(np.uint32))
+def _same_bits(one: NDArray, other: NDArray) -> bool:
+    """Equal in dtype, shape and every bit, signs of zeros included."""
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
 def _line(error: Exception) -> str:

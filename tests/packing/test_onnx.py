@@ -35,7 +35,7 @@ def proved(case, folder):
     packed, path = pack(case.model, case.allocation), folder / "model.onnx"
     save_onnx(packed, case.build(), case.images, path)
     checks = prove_onnx(path, packed, unpack_into(packed, case.build()), case.images)
-    assert len(checks.passed) == 10
+    assert len(checks.passed) == 12
     return packed, path
 
 
@@ -48,6 +48,11 @@ def uniform_case(build, image_shape, spec, keep_ends):
         chosen = {layer.name: KEPT if layer.name in ends else spec for layer in shape.layers}
         allocation = Allocation.of(shape, chosen, "float16")
         return Case(quantize_(plain, allocation).eval(), allocation, build, torch.randn(4, *image_shape))
+
+
+def of_ten(name):
+    """Builds one of torchvision's models with ten classes."""
+    return lambda: getattr(torchvision.models, name)(num_classes=10)
 
 
 @settings(max_examples=6, phases=UNSHRUNK)
@@ -122,6 +127,10 @@ def test_any_layer_decodes_to_the_reference_bit_for_bit(one, two):
         pytest.param(ResNet20, (3, 32, 32), LayerSpec(n_in=8, n_out=20), True, id="resnet20"),
         pytest.param(ResNet20, (3, 32, 32), LayerSpec("taps", 3, 20, 8), False, id="resnet20, 8 planes"),
         pytest.param(torchvision.models.resnet18, (3, 64, 64), LayerSpec(n_in=8, n_out=20), True, id="resnet18"),
+        *(
+            pytest.param(of_ten(name), (3, 64, 64), LayerSpec(n_in=n_in, n_out=20), False, id=f"{name}, {n_in}/20")
+            for name, n_in in (("mobilenet_v3_small", 4), ("efficientnet_b0", 8), ("shufflenet_v2_x0_5", 4))
+        ),
     ],
 )
 def test_the_size_is_the_packed_size_and_a_small_graph(tmp_path, build, image_shape, spec, keep_ends):
@@ -182,6 +191,34 @@ def test_a_layer_that_no_logit_needs_is_left_out_and_said_so(tmp_path):
     packed = pack(case.model, case.allocation)
     checks = prove_onnx(path, packed, unpack_into(packed, case.build()), case.images)
     assert any("left out: other" in text for text in checks.passed)
+
+
+class Six(nn.Module):
+    """Tensors of its own, of every kind, that are called as the file's own."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.linear, self.names = nn.Linear(8, 8), names
+        for place, name in enumerate(names):
+            if place % 2:
+                self.register_buffer(name, torch.arange(8) + place)
+            else:
+                setattr(self, name, nn.Parameter(torch.randn(8)))
+
+    def forward(self, x):
+        for name in self.names:
+            x = self.linear(x) * getattr(self, name)
+        return x
+
+
+RESERVED = ["images", "logits", "payload", "scales", "codes", "kept"]
+
+
+@pytest.mark.parametrize("names", [RESERVED, RESERVED[1:], *([name] for name in RESERVED), ["a", "flexor:1"]], ids=str)
+def test_a_model_may_call_its_tensors_as_the_file_does(tmp_path, names):
+    _, path = proved(allocated(lambda: Six(names)), tmp_path)
+    initializers = {tensor.name for tensor in onnx.load(path).graph.initializer}
+    assert {f".{name}" for name in names[1::2]} <= initializers
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,19 @@ import random
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from flexor_search.errors import FlexorError, FormatError, VerificationError
 from flexor_search.packing import pack, unpack_into
 from flexor_search.packing.onnx_file import save_onnx
 from flexor_search.packing.onnx_verify import prove_onnx, verify_onnx
+from flexor_search.planning import Allocation, LayerSpec
+from flexor_search.quantization import describe, quantize_
+from flexor_search.training import seeded
 
-from .models import digits_case
+from .models import Counted, digits_case
 
 HASH = "0" * 64
 
@@ -137,6 +142,10 @@ def other_order(model, body):
         (entry("surprise", 1), FormatError, "'surprise' is wrong"),
         (entry("unused", [1]), FormatError, "'unused'"),
         (entry("unused", 1), FormatError, "'unused'"),
+        (entry("unused", ["x", "x"]), FormatError, "'unused' lists a name twice"),
+        (entry("unused", ["3"]), FormatError, "'unused' lists a layer that it stores: 3"),
+        (entry("unused_kept", {}), FormatError, "'unused_kept' is no list"),
+        (lambda model, body: body.pop("unused"), FormatError, "'unused' is no list"),
         (entry("codes", [[6, 8]]), FormatError, "by what is no index of the 1 codes"),
         (entry("layers", []), FormatError, "longer"),
         (entry("layers", [["other", [4, 9], [0]]]), FormatError, "longer"),
@@ -160,21 +169,84 @@ def other_order(model, body):
         (lambda model, body: setattr(node(model, "Relu"), "op_type", "NoSuch"), VerificationError, "checker"),
         (lambda model, body: model.graph.ClearField("node"), VerificationError, "checker"),
         (lambda model, body: setattr(model.graph.input[0], "name", "pictures"), VerificationError, "checker"),
-        (lambda model, body: change(model, "kept", lambda values: values * np.nan), VerificationError, "finite logits"),
+        (
+            lambda model, body: change(model, "kept", lambda values: values * np.nan),
+            FormatError,
+            "'kept' holds a value",
+        ),
+        (lambda model, body: change(model, "kept", lambda values: values.astype(np.int8)), FormatError, "one dtype"),
+        (lambda model, body: change(model, "kept", lambda values: values * np.float32(1)), FormatError, "one dtype"),
+        (
+            lambda model, body: model.graph.initializer.append(initializer(model, "kept")),
+            FormatError,
+            "stores a tensor twice",
+        ),
     ],
 )
 def test_lies_with_a_right_hash(tmp_path, raw, edit, error, message):
     refused(tmp_path, rewritten(raw, edit), error, message)
 
 
+def test_a_key_that_occurs_twice(tmp_path, raw):
+    model = onnx.load_from_string(raw)
+    entry = model.metadata_props[0]
+    entry.value = entry.value.replace('"version":1', '"version":1,"version":1')
+    body = json.loads(entry.value)
+    entry.value = entry.value.replace(body["sha256"], HASH)
+    unsigned = model.SerializeToString(deterministic=True)
+    twice = unsigned.replace(HASH.encode(), hashlib.sha256(unsigned).hexdigest().encode())
+    refused(tmp_path, twice, FormatError, "a key occurs twice")
+    entry.value = entry.value.replace('"version":1,"version":1', '"version":1')
+    model.metadata_props.append(entry)
+    refused(tmp_path, model.SerializeToString(deterministic=True), FormatError, "2 'flexor' metadata entries")
+
+
+def one_ulp(values, place):
+    values.reshape(-1)[place] = np.nextafter(values.reshape(-1)[place], values.dtype.type(np.inf))
+    return values
+
+
 def test_another_model_is_not_this_one(tmp_path, raw, case):
     path, packed = tmp_path / "model.onnx", pack(case.model, case.allocation)
     loaded = unpack_into(packed, case.build())
-    path.write_bytes(rewritten(raw, lambda model, body: change(model, "payload", lambda values: values ^ 1)))
-    verify_onnx(path)
-    with pytest.raises(VerificationError, match="bit for bit"):
-        prove_onnx(path, packed, loaded, case.images)
-    path.write_bytes(rewritten(raw, lambda model, body: change(model, "kept", lambda values: values * np.float16(2))))
-    verify_onnx(path)
-    with pytest.raises(VerificationError, match="logits of 1 images"):
-        prove_onnx(path, packed, loaded, case.images)
+
+    def verified_but_not_proved(edit, message):
+        path.write_bytes(rewritten(raw, edit))
+        verify_onnx(path)
+        with pytest.raises(VerificationError, match=message):
+            prove_onnx(path, packed, loaded, case.images)
+
+    def changed(name, edit):
+        return lambda model, body: change(model, name, edit)
+
+    verified_but_not_proved(changed("payload", lambda values: values ^ 1), "weights of 3 layers.* bit for bit")
+    for place in range(0, sum(value.size for value in packed.kept.values()), 101):
+        verified_but_not_proved(changed("kept", lambda values, place=place: one_ulp(values, place)), "biases and kept")
+    verified_but_not_proved(lambda model, body: body["unused"].append("none"), "left out: none")
+    verified_but_not_proved(lambda model, body: body["unused_kept"].append("none"), "left out: none")
+    verified_but_not_proved(lambda model, body: body["unused_kept"].append("0.bias"), "left out: 0.bias")
+
+    def graph_alone(model, body):
+        gemm = node(model, "Gemm")
+        gemm.attribute.append(helper.make_attribute("alpha", 2.0))
+
+    verified_but_not_proved(graph_alone, "logits of 1 images")
+
+
+def test_integers_are_proved_too(tmp_path):
+    def build():
+        return nn.Sequential(Counted(6), nn.Linear(6, 3))
+
+    with seeded(0):
+        plain = build()
+        allocation = Allocation.of(describe(plain), {"1": LayerSpec(n_in=3, n_out=5)}, "float16")
+        packed, images = pack(quantize_(plain, allocation).eval(), allocation), torch.randn(3, 6)
+    path, loaded = tmp_path / "model.onnx", unpack_into(packed, build())
+    save_onnx(packed, build(), images, path)
+    assert "2 integer tensors equal those of the packed model" in prove_onnx(path, packed, loaded, images).passed
+    raw = path.read_bytes()
+    for name, edit in ((".0.order", lambda values: values[::-1]), (".0.mask", lambda values: ~values)):
+        path.write_bytes(rewritten(raw, lambda model, body, name=name, edit=edit: change(model, name, edit)))
+        verify_onnx(path)
+        with pytest.raises(VerificationError, match="integer tensors"):
+            prove_onnx(path, packed, loaded, images)
