@@ -9,10 +9,19 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import (
+    efficientnet_b0,
+    mnasnet0_5,
+    mobilenet_v2,
+    mobilenet_v3_small,
+    resnet18,
+    shufflenet_v2_x0_5,
+    squeezenet1_1,
+)
 
 from benchmarks.resnet20 import ResNet20
 from flexor_search.packing import pack, to_bytes
@@ -25,6 +34,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "lenet5": (WORKLOADS["lenet5-fashion-mnist"].build, (1, 28, 28)),
     "resnet20": (ResNet20, (3, 32, 32)),
     "resnet18": (resnet18, (3, 224, 224)),
+}
+MODELS |= {
+    build.__name__: (partial(build, num_classes=10), (3, 64, 64))
+    for build in (mobilenet_v2, mobilenet_v3_small, efficientnet_b0, shufflenet_v2_x0_5, squeezenet1_1, mnasnet0_5)
 }
 CODES = {"systematic": LayerSpec("systematic", 8, 20), "two taps": LayerSpec("taps", 8, 20)}
 

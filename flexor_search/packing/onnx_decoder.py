@@ -30,7 +30,7 @@ Codes: TypeAlias = tuple[XorCode, ...]
 Place: TypeAlias = tuple[int, int]
 """Index of a layer, and the first of its planes that is meant."""
 
-WEIGHTS_TOGETHER = 2**20
+WEIGHTS_TOGETHER = 2**21
 """What one product decodes at most, if it has several layers: its sums take four bytes a weight."""
 
 

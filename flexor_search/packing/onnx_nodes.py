@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, defs, helper, numpy_helper
 
 OPSET = 18
-WINDOWED = {"Conv", "ConvTranspose", "MaxPool", "AveragePool"}
+WEIGHTED = {"Conv", "ConvTranspose"}
+WINDOWED = WEIGHTED | {"MaxPool", "AveragePool"}
 WINDOW_DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
 """Attributes with one number for each axis; their defaults stand in the text of the standard, not in its schemas."""
 
@@ -186,6 +187,8 @@ def _is_default(node: NodeProto, attribute: AttributeProto) -> bool:
     default = defs.get_schema(node.op_type, OPSET, "").attributes[attribute.name].default_value
     if default.name:
         return helper.get_attribute_value(attribute) == helper.get_attribute_value(default)
+    if node.op_type in WEIGHTED and attribute.name == "kernel_shape":
+        return True  # the weight says it
     along_axes = node.op_type in WINDOWED and attribute.name in WINDOW_DEFAULTS
     return along_axes and set(attribute.ints) == {WINDOW_DEFAULTS[attribute.name]}
 
