@@ -1,8 +1,8 @@
 """A layer's weight on the processor in one pass each way: `surrogate` and `sum_of_planes`, compiled.
 
 The pure formulas of `surrogate` remain the reference and every other route: GPUs, other dtypes, torch.compile,
-torch.func, export. The forward here has the same bits as theirs; gradients differ in rounding, no more. What is saved for
-the backward pass is only its inputs: signs are cheaper to compute again than to write and read.
+torch.func, export. The forward here has the same bits as theirs; gradients differ in rounding, no more. Only the inputs
+are saved for the backward pass: signs are cheaper to compute again than to write and read.
 """
 
 import math
@@ -76,7 +76,7 @@ def can_fuse(encrypted: Tensor, scale: Tensor) -> bool:
     """Whether the compiled loops can take these tensors, here and now: else the pure formulas are to be used."""
     return (
         not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch._C._get_tracing_state()
         and type(encrypted) in _PLAIN
         and type(scale) in _PLAIN
         and encrypted.device.type == "cpu"

@@ -3,8 +3,8 @@
 In torch the same takes some thirty passes over tensors as large as the weight. Here a block of slices goes through all
 of it while it is in the first cache: its signs, turned so that one stored bit of many slices lies in a run; the XOR of
 whole runs, row by row; the scaled result straight to its place, since a row's weights of neighbouring slices are
-neighbours. One compilation serves every code, by a table of taps (see `codes.numba_loops`, which does the same to packed
-bits), and is kept on disk.
+neighbours. One compilation serves every code, by a table of taps (see `codes.numba_loops`, which does the same to
+packed bits), and is kept on disk.
 
 Sums run in an order that depends on the layer alone, so that results do not depend on the number of threads. Only the
 sum within a run of one row is left to the compiler, which makes it a vector's sums.
@@ -17,7 +17,9 @@ from numba import float32, int32, uint32, uint64
 
 from flexor_search.codes.streaming import compiled
 
-BLOCK_SLICES = 512  # for 20 bits of 20 weights: 10 KiB of signs and 40 KiB of sums, between the first cache and the second
+BLOCK_SLICES = (
+    512  # for 20 bits of 20 weights: 10 KiB of signs and 40 KiB of sums, between the first cache and the second
+)
 PART_SLICES = 8 * BLOCK_SLICES  # the scales' gradients are summed in parts of so many
 
 _LOG2_E = np.float32(1.4426950408889634)
@@ -135,11 +137,11 @@ def _slopes(encrypted, first, n, s_tanh, slopes, slope_bits):
     for k in range(n):  # 2 ** the nearest whole number
         t = abs(encrypted[first + k]) * factor
         t = t if t > _LEAST else _LEAST  # max() would not be vectorized
-        slope_bits[k] = (int32(t - _HALF) + int32(127)) << int32(23)
+        slope_bits[k] = (int32(float32(t - _HALF)) + int32(127)) << int32(23)
     for k in range(n):
         t = abs(encrypted[first + k]) * factor
         t = t if t > _LEAST else _LEAST
-        f = t - float32(int32(t - _HALF))
+        f = t - float32(int32(float32(t - _HALF)))
         e = _C3 + f * (_C4 + f * (_C5 + f * (_C6 + f * _C7)))
         e = slopes[k] * (_ONE + f * (_C1 + f * (_C2 + f * e)))
         slopes[k] = s_tanh * _FOUR * e / ((_ONE + e) * (_ONE + e))

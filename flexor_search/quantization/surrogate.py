@@ -51,9 +51,9 @@ def flexor_gradient(encrypted: Tensor, matrix: Tensor, signs: Tensor, grad: Tens
 
     Source: FleXOR (Lee et al., NeurIPS 2020), eq. 6.
     """
-    tanh = torch.tanh(encrypted * s_tanh)
-    slope = tanh.mul_(tanh).neg_().add_(1).mul_(s_tanh)
-    return slope * ste_gradient(encrypted, matrix, signs, grad)  # not in place: under vmap only one may be batched
+    tanh = torch.tanh(encrypted * s_tanh)  # nothing in place: under vmap only one factor may be batched
+    slope = (1 - tanh * tanh) * s_tanh
+    return slope * ste_gradient(encrypted, matrix, signs, grad)
 
 
 def ste_gradient(encrypted: Tensor, matrix: Tensor, signs: Tensor, grad: Tensor) -> Tensor:
