@@ -137,11 +137,11 @@ def _slopes(encrypted, first, n, s_tanh, slopes, slope_bits):
     for k in range(n):  # 2 ** the nearest whole number
         t = abs(encrypted[first + k]) * factor
         t = t if t > _LEAST else _LEAST  # max() would not be vectorized
-        slope_bits[k] = (int32(float32(t - _HALF)) + int32(127)) << int32(23)
+        slope_bits[k] = (int32(t - _HALF) + int32(127)) << int32(23)  # type: ignore
     for k in range(n):
         t = abs(encrypted[first + k]) * factor
         t = t if t > _LEAST else _LEAST
-        f = t - float32(int32(float32(t - _HALF)))
+        f = t - float32(int32(t - _HALF))  # type: ignore
         e = _C3 + f * (_C4 + f * (_C5 + f * (_C6 + f * _C7)))
         e = slopes[k] * (_ONE + f * (_C1 + f * (_C2 + f * e)))
         slopes[k] = s_tanh * _FOUR * e / ((_ONE + e) * (_ONE + e))
