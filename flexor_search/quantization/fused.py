@@ -95,7 +95,7 @@ def in_format(weight: Tensor, memory_format: torch.memory_format) -> Tensor:
     """A weight in a memory format, with the strides that a plain one would have.
 
     `contiguous` leaves a single input channel's strides as they are, and from these the convolution would conclude that
-    its output is not to be in that format: measured, the pooling behind it then takes seven times as long.
+    its output is not to be in that format: measured, the pooling behind it then takes several times as long.
     """
     return weight if memory_format == torch.contiguous_format else weight.clone(memory_format=memory_format)
 
