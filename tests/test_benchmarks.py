@@ -22,3 +22,12 @@ def test_the_decode_benchmark_prints_the_promised_keys():
     assert all(prediction[kind]["file_to_prediction_seconds"]["best"] > 0 for kind in ("packed", "float32"))
     assert result["threads"] >= 1
     assert set(result["versions"]) >= {"python", "numpy", "numba", "torch"}
+
+
+def test_the_training_benchmark_prints_the_promised_keys():
+    command = [sys.executable, "-m", "benchmarks.train_overhead", "--quick", "--json", "--threads", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    for mode in ("lenet5 float32", "lenet5 bfloat16"):
+        assert result["flexor_over_plain"]["cpu, 1 thread"][mode]["8"] > 0
+    assert result["hardware"]

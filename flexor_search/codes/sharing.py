@@ -16,7 +16,7 @@ def n_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def share(work: Callable[[int, int], object], size: int, n_threads: int) -> None:
+def share(work: Callable[[int, int], object], size: int, n_threads: int, *, multiple: int = LINE_BYTES) -> None:
     """Call work(start, stop) on pieces that cover 0 .. size, on up to n_threads threads; done when it returns.
 
     The calling thread works too, and what has not begun when no piece is left is called off: nobody waits for a thread
@@ -24,14 +24,15 @@ def share(work: Callable[[int, int], object], size: int, n_threads: int) -> None
 
     Args:
         work: must release the interpreter's lock to gain anything; called from several threads at once.
-        size: in any unit; pieces start at multiples of LINE_BYTES of it.
+        size: in any unit.
         n_threads: at least 1.
+        multiple: pieces start at multiples of it, in the same unit.
     """
     if n_threads == 1:
         work(0, size)
         return
     n_pieces = PIECES_PER_THREAD * n_threads
-    cuts = [size * piece // n_pieces // LINE_BYTES * LINE_BYTES for piece in range(n_pieces)] + [size]
+    cuts = [size * piece // n_pieces // multiple * multiple for piece in range(n_pieces)] + [size]
     pieces = deque(cut for cut in itertools.pairwise(cuts) if cut[0] < cut[1])
 
     def take_pieces() -> None:

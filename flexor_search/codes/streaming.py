@@ -22,12 +22,17 @@ intrinsic: Any = _untyped_intrinsic  # what it makes is called without the first
 _HALF_BYTES = 32
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile at first call, without the interpreter's lock; keep the machine code on disk where that is possible."""
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile at first call, without the interpreter's lock; keep the machine code on disk where that is possible.
+
+    Args:
+        function: what to compile.
+        options: further ones of `numba.njit`.
+    """
     try:
-        return njit(nogil=True, cache=True)(function)
+        return njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:  # no folder to keep it in, as in a read-only container: compile once a process
-        return njit(nogil=True)(function)
+        return njit(nogil=True, **options)(function)
 
 
 @intrinsic

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from flexor_search.planning import LayerShape, LayerSpec
 from flexor_search.planning.allocation import slices_of
+from flexor_search.quantization.fused import FusedLayer, can_fuse, fused_weight, in_format
 from flexor_search.quantization.nearest_codeword import nearest_stored_bits
 from flexor_search.quantization.surrogate import decode_signs, output_signs
 
@@ -34,6 +35,7 @@ class FlexorWeight(nn.Module):
 
     matrix: Tensor
     s_tanh: Tensor
+    format_probe: Tensor
 
     def __init__(
         self,
@@ -49,6 +51,10 @@ class FlexorWeight(nn.Module):
         self.normalized, self.pretrained, self.surrogate = normalized, pretrained, surrogate
         self.n_slices = slices_of(layer.n_weights, spec)
         matrices = torch.stack([torch.tensor(code.matrix, dtype=torch.float32) for code in spec.codes])
+        # `model.to(memory_format=...)` changes tensors of four or five axes; encrypted weights have three.
+        n_axes = len(layer.weight_shape)
+        self.register_buffer("format_probe", torch.zeros((2,) * n_axes if n_axes > 3 else 0), persistent=False)
+        self.fused_layer = FusedLayer.of(layer, spec)
         self.register_buffer("matrix", matrices, persistent=False)
         self.register_buffer("s_tanh", torch.tensor(10.0), persistent=False)
 
@@ -62,6 +68,19 @@ class FlexorWeight(nn.Module):
         Returns:
             sum over planes of scale * sign, in the layer's weight shape.
         """
+        if self.surrogate != "analog" and can_fuse(encrypted, scale):
+            return fused_weight(
+                *(self.fused_layer, encrypted, scale, self.s_tanh, self.reference),
+                straight_through=self.surrogate == "ste",
+                memory_format=self._memory_format(),
+            )
+        weight = self.reference(encrypted, scale)
+        if torch._C._are_functorch_transforms_active():  # they know one format
+            return weight
+        return in_format(weight, self._memory_format())
+
+    def reference(self, encrypted: Tensor, scale: Tensor) -> Tensor:
+        """The same by the pure formulas, in any dtype, on any device."""
         signs = self._in_shape(decode_signs(encrypted, self.matrix, self.s_tanh, self.surrogate))
         return sum_of_planes(signs, spread_scale(scale, self.layer))
 
@@ -88,6 +107,15 @@ class FlexorWeight(nn.Module):
     def extra_repr(self) -> str:
         """The spec, shown when a model is printed."""
         return f"{self.spec.label}, {self.layer.n_weights} weights"
+
+    def _memory_format(self) -> torch.memory_format:
+        """The one that the layer's plain weight would have now."""
+        probe = self.format_probe
+        if probe.dim() == 4 and probe.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
+        if probe.dim() == 5 and probe.is_contiguous(memory_format=torch.channels_last_3d):
+            return torch.channels_last_3d
+        return torch.contiguous_format
 
     def _flat(self, signs: Tensor) -> Tensor:
         return signs.flatten(1)[:, : self.layer.n_weights]

@@ -51,9 +51,9 @@ def flexor_gradient(encrypted: Tensor, matrix: Tensor, signs: Tensor, grad: Tens
 
     Source: FleXOR (Lee et al., NeurIPS 2020), eq. 6.
     """
-    tanh = torch.tanh(encrypted * s_tanh)
-    slope = tanh.mul_(tanh).neg_().add_(1).mul_(s_tanh)
-    return slope.mul_(ste_gradient(encrypted, matrix, signs, grad))
+    tanh = torch.tanh(encrypted * s_tanh)  # nothing in place: under vmap only one factor may be batched
+    slope = (1 - tanh * tanh) * s_tanh
+    return slope * ste_gradient(encrypted, matrix, signs, grad)
 
 
 def ste_gradient(encrypted: Tensor, matrix: Tensor, signs: Tensor, grad: Tensor) -> Tensor:
@@ -65,13 +65,18 @@ def ste_gradient(encrypted: Tensor, matrix: Tensor, signs: Tensor, grad: Tensor)
 class _XorSigns(torch.autograd.Function):
     """`output_signs` forward; `flexor_gradient` or `ste_gradient` backward."""
 
+    generate_vmap_rule = True  # forward and backward are torch operations without in-place ones on their inputs
+
     @staticmethod
-    def forward(ctx: Any, encrypted: Tensor, matrix: Tensor, s_tanh: Tensor, straight_through: bool) -> Tensor:
+    def forward(encrypted: Tensor, matrix: Tensor, s_tanh: Tensor, straight_through: bool) -> Tensor:
         with torch.autocast(encrypted.device.type, enabled=False):
-            signs = output_signs(encrypted, matrix)
-        ctx.save_for_backward(encrypted, matrix, signs, s_tanh)
+            return output_signs(encrypted, matrix)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
+        encrypted, matrix, s_tanh, straight_through = inputs
+        ctx.save_for_backward(encrypted, matrix, output, s_tanh)
         ctx.straight_through = straight_through
-        return signs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
