@@ -142,10 +142,12 @@ def _with_weights(trained: nn.Module, found: PackedModel, plain: nn.Module) -> C
     values = trained.state_dict(keep_vars=True)  # so that tied tensors stay one
     state = {name: value for name, value in values.items() if ".parametrizations." not in f".{name}"}
     for layer in found.layers:
-        scale = trained.get_submodule(layer.name).parametrizations.weight.original1  # type: ignore[union-attr]
+        module = trained.get_submodule(layer.name)
+        scale = module.parametrizations.weight.original1  # type: ignore[union-attr]
         exact = replace(layer, scale=scale.detach().cpu().numpy())  # type: ignore[operator]
-        state[layer.weight_name] = torch.from_numpy(exact.weight("reference"))
-    # The very tensors, not copies: another memory format is another order of adding up.
+        weight = torch.from_numpy(exact.weight("reference"))
+        # In the trained weight's own memory format, as all others are: another one is another order of adding up.
+        state[layer.weight_name] = torch.empty_like(module.weight.detach()).copy_(weight)  # type: ignore[operator]
     return lambda images: functional_call(plain.eval(), state, (images,))
 
 

@@ -192,6 +192,11 @@ def test_rounding_that_changes_the_logits_is_told_and_is_no_error(tmp_path):
     assert rounding.logit_difference > 0.01
 
 
+def test_a_model_in_another_memory_format(case, shipped):
+    trained = copied(case).to(memory_format=torch.channels_last)
+    assert "logits of 8 images are those before recoding, bit for bit" in proved(case, shipped, trained).passed
+
+
 @pytest.mark.parametrize("spec", [KEPT, LayerSpec(n_in=3, n_out=4, n_planes=3)], ids=["kept", "quantized"])
 def test_a_model_with_tied_weights(tmp_path, spec):
     torch.manual_seed(0)
