@@ -232,8 +232,9 @@ def test_inputs_far_from_zero_in_front_of_a_batch_norm_are_told_and_no_error(tmp
     images, model = 1000 + torch.randn(256, 16), build()
     allocation = Allocation.of(describe(model), {"0": LayerSpec(n_in=8), "9": LayerSpec(n_in=8)}, "float32")
     quantize_(model, allocation).train()
-    for _ in range(60):
-        model(images)
+    with torch.no_grad():
+        for _ in range(60):
+            model(images)
     save(pack(model.eval(), allocation), allocation, tmp_path / "model.safetensors")
     proof = prove(model, allocation, tmp_path / "model.safetensors", build, images[:32])
     (folding,) = (step for step in proof.steps if step.saving.name == "folding")

@@ -28,7 +28,7 @@ def test_every_economy_is_told_and_recoding_costs_no_more_than_the_headers_align
     folds = any(layer.folded_norm for layer in allocation.model.layers)
     assert [saving.rounds for saving in found] == [False, False, False, folds, allocation.kept_dtype == "float16"]
     assert found[1].saved_bytes >= 0
-    assert found[0].saved_bytes > -8  # a code that becomes shorter as lists says so in the header, which grows by eights
+    assert found[0].saved_bytes > -8  # a code that is listed then says so in the header, which grows by eights
     if allocation.kept_dtype == "float32":
         assert found[-1].saved_bytes == 0
 
