@@ -22,7 +22,7 @@ from flexor_search.workloads import Data, Split
 
 EVALUATION_BATCH = 1000
 CHECK_IMAGES = 8
-_CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
+CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def train(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                if step % _CHECK_EVERY == 0 or step == steps - 1:
+                if step % CHECK_EVERY == 0 or step == steps - 1:
                     _check_finite(loss, epoch, step)
             epoch += 1
             if on_epoch is not None or epoch == recipe.epochs:
@@ -222,14 +222,23 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         for parametrized in [module]
         if isinstance(module[0], FlexorWeight)
     }
-    touched, others = [], []
-    for parameter in model.parameters():
-        decays = recipe.decay == "all" or (recipe.decay == "encrypted" and id(parameter) in encrypted)
-        (touched if decays else others).append(parameter)
-    groups = [
-        {"params": touched, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    parameters = list(model.parameters())
+    return make_optimizer(
+        [p for p in parameters if id(p) in encrypted], [p for p in parameters if id(p) not in encrypted], recipe
+    )
+
+
+def make_optimizer(encrypted: list[Tensor], others: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer; both kinds work element by element, so a stack of models trains like each alone.
+
+    Args:
+        encrypted: encrypted weights.
+        others: all other parameters.
+        recipe: which of them its weight decay touches, and everything else.
+    """
+    touched = {"all": encrypted + others, "encrypted": encrypted, "none": []}[recipe.decay]
+    free = {"all": [], "encrypted": others, "none": encrypted + others}[recipe.decay]
+    groups = [{"params": touched, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, fused=True)

@@ -1,0 +1,249 @@
+"""Train many allocations of one model as one: K times the arithmetic for about the launches of one training.
+
+Each model keeps its own seed, its own order of images and its own end: one that is stopped or fails leaves the stack,
+and the others go on as if it had never been there. Alone or stacked, a model comes to the same values but for the last
+bits; dropout draws other random numbers.
+"""
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from flexor_search.errors import TrainingError
+from flexor_search.planning import Recipe
+from flexor_search.training.stack import Stack, structure
+from flexor_search.training.trainer import (
+    CHECK_EVERY,
+    EVALUATION_BATCH,
+    Score,
+    TrainResult,
+    resolve_precision,
+    seeded,
+)
+from flexor_search.workloads import Data
+
+Watch = Callable[[int, Score], bool]
+_SAME_LOGITS = 1e-3
+"""Of the largest logit: the most by which those of a stacked model may differ; rounding differs by 1e-6."""
+_PROBE_IMAGES = 4
+_SMALLEST_EVALUATION_BATCH = 32
+
+
+def stackable_groups(models: Sequence[nn.Module]) -> list[list[int]]:
+    """Indices of the models that can share a stack: same layers quantized, same planes and n_out; n_in may differ."""
+    found: dict[Any, list[int]] = {}
+    for index, model in enumerate(models):
+        found.setdefault(structure(model), []).append(index)
+    return list(found.values())
+
+
+def train_stacked(
+    models: Sequence[nn.Module],
+    data: Data,
+    recipe: Recipe,
+    *,
+    seeds: Sequence[int],
+    device: str = "cpu",
+    on_epoch: Sequence[Watch | None] | None = None,
+) -> list[TrainResult | TrainingError]:
+    """Train models of one structure in place, all at once.
+
+    Args:
+        models: as `stackable_groups` puts them together.
+        data: `train` is learned from, `validation` scored; `test` is not touched.
+        recipe: how, for all; its `channels_last` has no meaning here.
+        seeds: of the order of images, one a model.
+        device: "cpu", "cuda", ...
+        on_epoch: one a model, as in `train`; a model that is stopped leaves the stack.
+
+    Returns:
+        For each model its result, or the error that ended it: one whose loss is not a number fails alone. Its
+        `train_seconds` are its share of the time. All are left in evaluation mode.
+    """
+    watches: list[Watch | None] = list(on_epoch) if on_epoch is not None else [None] * len(models)
+    if not len(models) == len(seeds) == len(watches):
+        raise ValueError(f"seeds, on_epoch: one a model, got {len(seeds)} and {len(watches)} for {len(models)}")
+    for model in models:
+        model.to(device)
+    training = _Training(models, data, recipe, seeds, device, watches)
+    with seeded(seeds[0]):
+        for epoch in range(recipe.epochs):
+            training.epoch(epoch)
+            if not training.members:
+                break
+    training.stack.write_back()
+    for model in models:
+        model.eval()
+    return [training.results[index] for index in range(len(models))]
+
+
+class _Training:
+    """The state of one stacked training: who is still in the stack, and what the others came to."""
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        data: Data,
+        recipe: Recipe,
+        seeds: Sequence[int],
+        device: str,
+        watches: list[Watch | None],
+    ) -> None:
+        self.stack, self.recipe, self.device, self.watches = Stack(models), recipe, device, watches
+        self.members = list(range(len(models)))
+        self.results: dict[int, TrainResult | TrainingError] = {}
+        self._seconds = [0.0] * len(models)
+        self._train, self._validation = data.train.to(device), data.validation
+        self._orders = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._optimizer = self.stack.optimizer(recipe)
+
+    def epoch(self, epoch: int) -> None:
+        """One pass of all members over the images, each in its own order."""
+        started, recipe = time.perf_counter(), self.recipe
+        batch_size = min(recipe.batch_size, len(self._train))
+        steps = len(self._train) // batch_size
+        self.stack.train(True)
+        orders = {index: torch.randperm(len(self._train), generator=self._orders[index]) for index in self.members}
+        order = torch.stack([orders[index] for index in self.members]).to(self.device)
+        for step in range(steps):
+            progress = (epoch * steps + step) / (recipe.epochs * steps)
+            for group in self._optimizer.param_groups:
+                group["lr"] = recipe.learning_rate_at(progress)
+            self.stack.set_s_tanh(recipe.s_tanh_at(progress))
+            images, labels = self._train.batch(order[:, step * batch_size : (step + 1) * batch_size])
+            losses = stacked_losses(self.stack, images, labels, recipe, self.device)
+            self._optimizer.zero_grad()
+            losses.sum().backward()  # no model's loss depends on another's parameters: each gets its own gradient
+            self._optimizer.step()
+            if step % CHECK_EVERY == 0 or step == steps - 1:
+                remaining = self._fail(losses.tolist(), f"the loss is {{}} in epoch {epoch + 1}, step {step + 1}")
+                if not self.members:
+                    break
+                order = order[remaining]
+        if self.members:
+            self._score(epoch + 1)
+        for index in orders:
+            self._seconds[index] += (time.perf_counter() - started) / len(orders)
+        for index in orders:
+            if isinstance(found := self.results.get(index), TrainResult):
+                self.results[index] = TrainResult(found.validation, found.epochs, found.stopped, self._seconds[index])
+
+    def _score(self, done: int) -> None:
+        """Score those that are watched, or all at the end; some may leave."""
+        last = done == self.recipe.epochs
+        if not last and all(self.watches[index] is None for index in self.members):
+            return
+        scores = dict(zip(self.members, self.score(), strict=True))
+        self._fail([scores[i].loss for i in self.members], f"the validation loss is {{}} after epoch {done}")
+        leaving = {}
+        for index in self.members:
+            watch = self.watches[index]
+            stopped = not last and watch is not None and watch(done, scores[index])
+            if last or stopped:
+                leaving[index] = TrainResult(scores[index], done, stopped, 0.0)
+        self._leave(leaving)
+
+    @torch.no_grad()
+    def score(self) -> list[Score]:
+        """Validation score of every member."""
+        self.stack.train(False)
+        count = len(self.members)
+        right, loss = torch.zeros(count, device=self.device), torch.zeros(count, device=self.device)
+        for images, labels in self._validation.batches(max(_SMALLEST_EVALUATION_BATCH, EVALUATION_BATCH // count)):
+            labels = labels.to(self.device)
+            logits = stacked_logits(self.stack, images.to(self.device), self.recipe, self.device, shared=True)
+            right += (logits.argmax(2) == labels).sum(1)
+            loss += _cross_entropy(logits, labels.expand(count, -1), 0.0).sum(1)
+        images_scored = len(self._validation)
+        return [
+            Score(int(r) / images_scored, x / images_scored) for r, x in zip(right.tolist(), loss.tolist(), strict=True)
+        ]
+
+    def _fail(self, losses: list[float], reason: str) -> list[int]:
+        """Members whose loss is no number leave; returns the positions of the others."""
+        finite = [math.isfinite(loss) for loss in losses]
+        pairs = list(zip(self.members, losses, strict=True))
+        self._leave({i: TrainingError(reason.format(loss)) for i, loss in pairs if not math.isfinite(loss)})
+        return [position for position, good in enumerate(finite) if good]
+
+    def _leave(self, results: dict[int, TrainResult] | dict[int, TrainingError]) -> None:
+        if not results:
+            return
+        self.results.update(results)
+        staying = [position for position, index in enumerate(self.members) if index not in results]
+        self.members = [self.members[position] for position in staying]
+        self.stack.keep(staying)
+
+
+def stacked_losses(stack: Stack, images: Tensor, labels: Tensor, recipe: Recipe, device: str) -> Tensor:
+    """Mean cross-entropy of every model on its own images, shape (K,)."""
+    return _cross_entropy(stacked_logits(stack, images, recipe, device), labels, recipe.label_smoothing).mean(1)
+
+
+def why_not_stackable(model: nn.Module, images: Tensor) -> str:
+    """Why a model cannot be stacked, naming the operator that prevents it; "" if it can.
+
+    It is tried: two copies answer a few images stacked and alone, and learn from them once. The model is not changed.
+
+    Args:
+        model: quantized or not.
+        images: a few, as the model takes them.
+    """
+    device = next(iter(model.parameters()), images).device
+    images = images[:_PROBE_IMAGES].to(device)
+    if len(images) == 1:
+        images = torch.cat([images, images])
+    copies = [copy.deepcopy(model) for _ in range(2)]
+    both, last = torch.stack([images, images.flip(0)]), _LastFunction()
+    try:
+        with seeded(0), last, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stack = Stack(copies)
+            stack.train(True)
+            stack.logits(both).float().logsumexp(2).sum().backward()
+            stack.train(False)
+            with torch.no_grad():
+                together = stack.logits(both)
+            stack.write_back()
+    except Exception as error:  # the user's own forward runs here
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return f"{last.name}: {first}"
+    with torch.no_grad():
+        alone = torch.stack([model(batch) for model, batch in zip([c.eval() for c in copies], both, strict=True)])
+    difference = float((alone - together).abs().max() / alone.abs().max().clamp(min=1e-6))
+    if not difference < _SAME_LOGITS and bool(torch.isfinite(alone).all()):
+        return f"its logits change by {difference:.1e} of the largest when it is stacked"
+    return ""
+
+
+class _LastFunction(TorchFunctionMode):
+    """Remembers the last torch function that was called: the one that raised, if one did."""
+
+    name = "the forward"
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.name = resolve_name(func) or getattr(func, "__name__", str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def stacked_logits(stack: Stack, images: Tensor, recipe: Recipe, device: str, *, shared: bool = False) -> Tensor:
+    """Logits at the recipe's precision, in float32, shape (K, images, classes)."""
+    low = resolve_precision(recipe.precision, device) == "bfloat16"
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
+        return stack.logits(images, shared=shared).float()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Of every image, shape (K, images)."""
+    flat = functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=label_smoothing
+    )
+    return flat.view(labels.shape)
