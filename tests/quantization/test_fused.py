@@ -199,6 +199,9 @@ def test_many_threads_at_once():
             assert all(torch.equal(a, b) for x, y in zip(wanted, found, strict=True) for a, b in zip(x, y, strict=True))
 
 
+COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, Debian's g++")
+
+
 def _in_another_process(_):
     torch.manual_seed(0)
     layer = quantize_all(nn.Linear(300, 50), SPEC)
@@ -206,10 +209,8 @@ def _in_another_process(_):
     return layer.weight.sum().item()
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", sorted({"fork", "spawn"}.intersection(multiprocessing.get_all_start_methods())))
 def test_in_another_process(method):
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"this system cannot {method}")
     here = _in_another_process(0)
     with multiprocessing.get_context(method).Pool(1) as pool:
         assert pool.map(_in_another_process, [0]) == [here]
@@ -239,11 +240,9 @@ def test_stacked_by_vmap_it_has_the_gradients_of_each_alone(surrogate):
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=COMPILER)])
 @pytest.mark.parametrize("surrogate", ["flexor", "ste"])
 def test_compiled_by_torch_it_has_the_gradients_of_eager(backend, surrogate):
-    if backend == "inductor" and shutil.which("g++") is None:
-        pytest.skip("inductor needs a C++ compiler")
     layer = quantize_all(nn.Conv2d(2, 6, 3), SPEC, surrogate=surrogate)
     randomize(layer)
     torch._dynamo.reset()
