@@ -23,10 +23,12 @@ from flexor_search.tuning import (
     Phase,
     SearchPlan,
     Silent,
+    choose_team,
     confirm,
     confirmation_seeds,
     summarize,
     time_plan,
+    trials_ahead,
 )
 from flexor_search.tuning import (
     search as direct_search,
@@ -63,6 +65,8 @@ def search(question: Question, folder: str | Path, observer: Observer | None = N
     recipe = replace(task.recipe, precision=resolve_precision(task.recipe.precision, planned.device))
     if recipe.threads and planned.device == "cpu":
         torch.set_num_threads(recipe.threads)
+    if question.ahead < 0:
+        question = replace(question, ahead=trials_ahead(question.jobs, planned.device))
     run = Run.start(folder, resolved(question, planned, recipe), fingerprint(question, planned, recipe, data))
     run.lock()
     log = _log_to(run.folder / "run.log")
@@ -90,14 +94,22 @@ def _searched(question: Question, planned: Plan, measurer: Measurer, observer: O
             f"about {phase.seconds_each:.1f} s each, {duration(phase.seconds)}"
         )
     total = duration(sum(phase.seconds for phase in phases))
-    observer.message(f"in all about {total}; the search stops at {duration(timeout)}, confirmation follows it")
+    observer.message(
+        f"in all about {total} one at a time; the search stops at {duration(timeout)}, confirmation follows it"
+    )
     observer.planned(phases)
-    complete = False
+    complete, team = False, None
     try:
-        direct_search(SearchPlan(space, budgets, trials, question.seed, timeout), measurer, observer)
-        confirm(space, budgets, measurer, seeds, observer)
+        seconds = sum(phase.seconds for phase in phases)
+        each = phases[0].seconds_each / (phases[0].images * phases[0].epochs)
+        team = choose_team(measurer, space.dearest, question.jobs, each, seconds, observer)
+        asked = SearchPlan(space, budgets, trials, question.seed, timeout, question.ahead)
+        direct_search(asked, measurer, observer, team)
+        confirm(space, budgets, measurer, seeds, observer, team)
         complete = True
     finally:
+        if team is not None:
+            team.stop()
         # Interrupted or not, what was found is packed and reported; a failure here must not hide the first one.
         try:
             summarize(space, budgets, measurer, seeds, observer, complete=complete)
@@ -115,13 +127,13 @@ def resume(folder: str | Path, observer: Observer | None = None, **changes: Any)
     Args:
         folder: of the run.
         observer: is told of progress.
-        changes: fields of the question that may change: budget, trials, timeout_seconds, seeds, device.
+        changes: fields of the question that may change: budget, trials, timeout_seconds, seeds, device, jobs.
 
     Raises:
         RunError: not a run folder, or one whose question has changed since (its code, data or space).
     """
     question = Question.from_run(Run.open(folder))
-    allowed = {"budget", "trials", "timeout_seconds", "seeds", "device"}
+    allowed = {"budget", "trials", "timeout_seconds", "seeds", "device", "jobs"}
     assert changes.keys() <= allowed
     return search(replace(question, **changes), folder, observer)
 

@@ -43,6 +43,7 @@ SeedsOption = Annotated[int, typer.Option(help="Trainings of each finalist.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]
 OutOption = Annotated[str, typer.Option(help="Run folder; default a new one under runs/.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+JobsOption = Annotated[int, typer.Option(help="Trainings at a time; 0: chosen by a short measurement; 1: one.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 QuietOption = Annotated[bool, typer.Option(help="No progress and no messages.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
@@ -67,6 +68,7 @@ def search(
     seed: SeedOption = 0,
     out: OutOption = "",
     device: DeviceOption = "auto",
+    jobs: JobsOption = 0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -105,6 +107,7 @@ def search(
             seeds=seeds,
             seed=seed,
             device=device,
+            jobs=jobs,
         )
         folder = Path(out) if out else default_folder()
         run = _finished(lambda: api.search(question, folder, observer), folder)
@@ -138,13 +141,14 @@ def resume(
     trials: TrialsOption = 0,
     timeout: TimeoutOption = 0.0,
     seeds: SeedsOption = 0,
+    jobs: JobsOption = 0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Continue a run to its target, or to new ones; nothing that was finished is trained again."""
     from flexor_search.terminal import watching
 
-    asked = {"budget": budget, "trials": trials, "timeout_seconds": timeout, "seeds": seeds}
+    asked = {"budget": budget, "trials": trials, "timeout_seconds": timeout, "seeds": seeds, "jobs": jobs}
     with watching(quiet) as observer:
         from flexor_search import api
 

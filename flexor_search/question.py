@@ -52,6 +52,8 @@ class Question:
         seeds: trainings of each finalist.
         seed: of everything.
         device: "cpu", "cuda", or "auto".
+        jobs: trainings at a time; 0: chosen by a short measurement; 1: one.
+        ahead: proposals made while so many earlier trials are on their way; -1: by jobs and the machine.
     """
 
     budget: str
@@ -68,6 +70,8 @@ class Question:
     seeds: int = 3
     seed: int = 0
     device: str = "auto"
+    jobs: int = 0
+    ahead: int = -1
 
     def __post_init__(self) -> None:
         Budget.parse_list(self.budget)
@@ -77,7 +81,7 @@ class Question:
             raise UsageError("workload: give either --workload or --model with --data, not both")
         if self.strategy not in STRATEGIES:
             raise UsageError(f"strategy: {self.strategy!r} is not known; {nearest(self.strategy, STRATEGIES)}")
-        for name in ("trials", "timeout_seconds", "epochs", "seed"):
+        for name in ("trials", "timeout_seconds", "epochs", "seed", "jobs"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name}: must not be negative, got {getattr(self, name)}")
         if not self.seed < 2**32:

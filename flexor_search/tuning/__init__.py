@@ -11,22 +11,27 @@ from flexor_search.tuning.confirm import (
     groups,
 )
 from flexor_search.tuning.direct import SearchPlan, search
+from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Candidate, Measurer
 from flexor_search.tuning.observer import Observer, Phase, Silent
 from flexor_search.tuning.summary import copy_trained, packing_lines, packing_warnings, ship, summarize
+from flexor_search.tuning.team import choose_team, trials_ahead
 from flexor_search.tuning.time_plan import time_plan
 
 __all__ = [
     "FINALISTS",
     "Candidate",
+    "Flow",
     "Group",
     "Measurer",
     "Observer",
     "Phase",
     "SearchPlan",
     "Silent",
+    "Team",
     "allocation_of",
     "choose",
+    "choose_team",
     "confirm",
     "confirmation_seeds",
     "copy_trained",
@@ -38,4 +43,5 @@ __all__ = [
     "ship",
     "summarize",
     "time_plan",
+    "trials_ahead",
 ]

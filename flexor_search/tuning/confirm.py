@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, nearest_uniform
 from flexor_search.runs import CONFIRM, DONE, FULL_PRECISION, MAX_SEEDS, SEARCH, Measurement, Run
-from flexor_search.tuning.measurer import Candidate, Measurer
+from flexor_search.tuning.flow import Flow, Team
+from flexor_search.tuning.measurer import Candidate, Measurer, Trial
 from flexor_search.tuning.observer import Observer
 
 FINALISTS = 2
@@ -47,7 +48,12 @@ def finalists(space: SearchSpace, budget: Budget, measurements: Sequence[Measure
 
 
 def confirm(
-    space: SearchSpace, budgets: Sequence[Budget], measurer: Measurer, seeds: Sequence[int], observer: Observer
+    space: SearchSpace,
+    budgets: Sequence[Budget],
+    measurer: Measurer,
+    seeds: Sequence[int],
+    observer: Observer,
+    team: Team | None = None,
 ) -> None:
     """Train the finalists of every budget and the full-precision model with every seed; what is known is looked up."""
     candidates: dict[str, Candidate] = {}
@@ -57,12 +63,21 @@ def confirm(
     full = Candidate(full_precision(space.model), FULL_PRECISION)
     everything = [*candidates.values(), full]
     observer.phase(CONFIRM, len(everything) * len(seeds))
-    for candidate in everything:
-        for seed in seeds:
-            bits = f"{candidate.allocation.bits_per_weight:g} bits per weight"
-            observer.begin(f"{candidate.kind} at {bits}, seed {seed}")
-            found = measurer.measure(candidate, CONFIRM, seed)
-            observer.measured(found, best_confirmed(space, budgets[0], measurer.run))
+
+    def end() -> None:
+        found, _ = flow.end()
+        observer.measured(found, best_confirmed(space, budgets[0], measurer.run))
+
+    with Flow(measurer, team) as flow:
+        for candidate in everything:
+            for seed in seeds:
+                if len(flow) == flow.width:
+                    end()
+                bits = f"{candidate.allocation.bits_per_weight:g} bits per weight"
+                observer.begin(f"{candidate.kind} at {bits}, seed {seed}")
+                flow.begin(Trial(candidate, CONFIRM, seed))
+        while flow:
+            end()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from flexor_search.planning import (
 )
 from flexor_search.planning.space import Profile, spec_log_rate
 from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement
-from flexor_search.tuning.measurer import Candidate, Measurer
+from flexor_search.tuning.flow import Flow, Team
+from flexor_search.tuning.measurer import Candidate, Measurer, Trial
 from flexor_search.tuning.observer import Observer
 from flexor_search.tuning.optuna_backend import StudyRecord, propose
 from flexor_search.tuning.rungs import weak_rule
@@ -40,6 +41,8 @@ class SearchPlan:
         trials: how many trainings, baselines included.
         seed: of proposals and of every search training, the same for all so that they compare.
         timeout_seconds: no training begins later than this after the start.
+        ahead: proposals are made while so many earlier trials are on their way, their results unknown. Part of the
+            plan and not of what the machine happens to manage, so that the same plan proposes the same everywhere.
     """
 
     space: SearchSpace
@@ -47,6 +50,7 @@ class SearchPlan:
     trials: int
     seed: int
     timeout_seconds: float
+    ahead: int = 0
 
 
 def ladder(space: SearchSpace, budgets: Sequence[Budget]) -> tuple[Budget, ...]:
@@ -76,67 +80,141 @@ def baselines(plan: SearchPlan) -> list[Candidate]:
     return ordered[: max(len({c.allocation.digest for c in asked}), plan.trials // 2)]
 
 
-def search(plan: SearchPlan, measurer: Measurer, observer: Observer) -> None:
+def search(plan: SearchPlan, measurer: Measurer, observer: Observer, team: Team | None = None) -> None:
     """Measure baselines and proposals until the trials or the time are used up.
 
     Everything is looked up in the run first, so calling this again continues where an earlier call ended.
+
+    Args:
+        plan: what to do.
+        measurer: of the run.
+        observer: is told of progress.
+        team: trains several at a time; None: one at a time.
     """
-    started = time.monotonic()
-    record = StudyRecord(measurer.run, plan.space)
-    done: dict[str, Measurement] = {}
-    observer.phase(SEARCH, plan.trials)
-
-    def measure(candidate: Candidate, may_stop: bool) -> None:
-        known = measurer.known(candidate, SEARCH, plan.seed)
-        observer.begin(f"{candidate.kind} at {candidate.allocation.bits_per_weight:g} bits per weight")
-        epochs = measurer.recipe.for_search().epochs
-        rule = weak_rule(measurer.run.measurements, candidate.allocation.bits_per_weight, epochs)
-        found = measurer.measure(candidate, SEARCH, plan.seed, rule if may_stop else None)
-        done[found.digest] = found
-        if known is None:
-            record.add(found)
-        observer.measured(found, best_so_far(plan.budgets[0], plan.space, list(done.values())))
-
-    def time_is_up() -> bool:
-        return bool(done) and time.monotonic() - started > plan.timeout_seconds
-
-    for candidate in baselines(plan):
-        if time_is_up():
-            break
-        measure(candidate, may_stop=False)
-    for earlier in measurer.run.measurements:  # proposals of an interrupted call, in their order
-        if earlier.phase == SEARCH and earlier.seed == plan.seed and earlier.digest not in done:
-            allocation = Allocation.from_json(plan.space.model, json.loads(earlier.allocation))
-            measure(Candidate(allocation, earlier.kind, earlier.budget), may_stop=True)
-    while len(done) < plan.trials and not time_is_up():
-        candidate = next_proposal(plan, list(done.values()))
-        if candidate is None:
-            observer.message(
-                f"nothing new to measure was found under any budget; the search ends after {len(done)} trials"
-            )
-            return
-        measure(candidate, may_stop=True)
-    if len(done) < plan.trials:
-        observer.message(f"the time for the search is up after {len(done)} of {plan.trials} trials")
+    with Flow(measurer, team) as flow:
+        _Search(plan, measurer, observer, flow).run()
 
 
-def next_proposal(plan: SearchPlan, done: Sequence[Measurement]) -> Candidate | None:
+class _Search:
+    """One search: which trials were begun, in order, and what those came to that have ended."""
+
+    def __init__(self, plan: SearchPlan, measurer: Measurer, observer: Observer, flow: Flow) -> None:
+        self.plan, self.measurer, self.observer, self.flow = plan, measurer, observer, flow
+        self.record = StudyRecord(measurer.run, plan.space)
+        self.begun: dict[str, Candidate] = {}
+        self.done: dict[str, Measurement] = {}
+        self._started = time.monotonic()
+
+    def run(self) -> None:
+        """All of it."""
+        plan = self.plan
+        self.observer.phase(SEARCH, plan.trials)
+        for candidate in baselines(plan):
+            self._make_room(self.flow.width - 1)
+            if self._time_is_up():
+                break
+            self._begin(candidate, may_stop=False)
+        self._replay()
+        while len(self.begun) < plan.trials:
+            self._make_room(plan.ahead)
+            if self._time_is_up():
+                break
+            candidate = self._propose()
+            if candidate is None:
+                self._make_room(0)
+                self.observer.message(
+                    f"nothing new to measure was found under any budget; the search ends after {len(self.done)} trials"
+                )
+                return
+            self._begin(candidate, may_stop=True)
+        self._make_room(0)
+        if len(self.done) < plan.trials:
+            self.observer.message(f"the time for the search is up after {len(self.done)} of {plan.trials} trials")
+
+    def _replay(self) -> None:
+        """Proposals of an interrupted call, in their order.
+
+        Where one is missing among them, the last are proposed again: they come out the same, and the missing one too.
+        """
+        measurements = self.measurer.run.measurements
+        earlier = [
+            m
+            for m in sorted(measurements, key=lambda m: m.number)
+            if m.phase == SEARCH and m.seed == self.plan.seed and m.digest not in self.begun
+        ]
+        is_missing = len({m.number for m in measurements}) <= max((m.number for m in measurements), default=-1)
+        again = min(self.plan.ahead, len(earlier)) if is_missing else 0
+        for measurement in earlier[: len(earlier) - again]:
+            self._begin_again(measurement)
+        left = {m.digest: m for m in earlier[len(earlier) - again :]}
+        for _ in range(2 * self.plan.ahead):
+            if not left or (candidate := self._propose()) is None:
+                break
+            left.pop(candidate.allocation.digest, None)
+            self._begin(candidate, may_stop=True)
+        for measurement in left.values():
+            self._begin_again(measurement)
+
+    def _propose(self) -> Candidate | None:
+        self._make_room(self.plan.ahead)
+        seen = self._seen()
+        return next_proposal(self.plan, seen, list(self.begun.values())[len(seen) :])
+
+    def _seen(self) -> list[Measurement]:
+        """What the next trial may depend on: all but the last trials begun, even if they have ended already."""
+        return [self.done[digest] for digest in list(self.begun)[: max(0, len(self.begun) - self.plan.ahead)]]
+
+    def _begin_again(self, earlier: Measurement) -> None:
+        if earlier.digest not in self.begun:
+            allocation = Allocation.from_json(self.plan.space.model, json.loads(earlier.allocation))
+            self._begin(Candidate(allocation, earlier.kind, earlier.budget), may_stop=True)
+
+    def _begin(self, candidate: Candidate, *, may_stop: bool) -> None:
+        rule = None
+        if may_stop:
+            self._make_room(self.plan.ahead)
+            epochs = self.measurer.recipe.for_search().epochs
+            rule = weak_rule(self._seen(), candidate.allocation.bits_per_weight, epochs)
+        self.begun[candidate.allocation.digest] = candidate
+        self.observer.begin(f"{candidate.kind} at {candidate.allocation.bits_per_weight:g} bits per weight")
+        self.flow.begin(Trial(candidate, SEARCH, self.plan.seed, rule))
+        if self.flow.is_alone:
+            self._make_room(0)
+
+    def _make_room(self, count: int) -> None:
+        """Wait until no more than so many are on their way."""
+        while len(self.flow) > count:
+            found, is_new = self.flow.end()
+            self.done[found.digest] = found
+            if is_new:
+                self.record.add(found)
+            best = best_so_far(self.plan.budgets[0], self.plan.space, list(self.done.values()))
+            self.observer.measured(found, best)
+
+    def _time_is_up(self) -> bool:
+        return bool(self.begun) and time.monotonic() - self._started > self.plan.timeout_seconds
+
+
+def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequence[Candidate] = ()) -> Candidate | None:
     """The next allocation to measure: proposed, projected onto a budget, and not measured yet.
 
-    A pure function of what was measured.
+    A pure function of what was measured and of what is on its way; that counts as the mean of what was measured, so
+    that it is not proposed again.
 
     Returns:
         A candidate, or None when nothing new was found near the proposal under any budget.
     """
-    space, number = plan.space, len(done)
+    space, number = plan.space, len(done) + len(pending)
     gains = gains_over_uniform(done)
     observed = [
         (space.profile(Allocation.from_json(space.model, json.loads(m.allocation))), gains[m.digest])
         for m in done
         if m.digest in gains
     ]
+    mean = float(np.mean([gain for _, gain in observed])) if observed else 0.0
+    observed += [(space.profile(candidate.allocation), mean) for candidate in pending]
     proposed = propose(space, observed, (plan.seed * 100_003 + number) % 2**32)
-    measured = {m.digest for m in done}
+    measured = {m.digest for m in done} | {candidate.allocation.digest for candidate in pending}
     random = np.random.Generator(np.random.PCG64([plan.seed, number]))
     for budget in _budgets_by_turn(plan, number):
         profile = proposed

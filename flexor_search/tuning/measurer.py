@@ -1,9 +1,10 @@
 """Train one allocation, pack it, prove the packed file, write it all down; never twice."""
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,11 +16,22 @@ from flexor_search.packing import load, pack, prove, save, unpack_into
 from flexor_search.planning import Allocation, Recipe, file_layout
 from flexor_search.quantization import quantize_
 from flexor_search.runs import DONE, FAILED, SEARCH, STOPPED, Measurement, Run
-from flexor_search.training import Score, evaluate, seeded, train
+from flexor_search.training import (
+    Score,
+    TrainResult,
+    evaluate,
+    seeded,
+    stackable_groups,
+    train,
+    train_stacked,
+)
 from flexor_search.workloads import Data
 
 PROBE_IMAGES, PROBE_ELEMENTS = 64, 400_000
 """Validation images that logits are compared on: so many, but of large images only as many as hold so much."""
+
+FAILURES = (TrainingError, VerificationError, MemoryError, torch.OutOfMemoryError)
+"""What ends one trial and not the run."""
 
 ACCURACY_TOLERANCE = 0.002
 """Validation accuracy that rounding to the kept dtype may cost (or one image, where that is more); more is told."""
@@ -38,6 +50,32 @@ class Candidate:
     allocation: Allocation
     kind: str
     budget: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A training to be done.
+
+    Attributes:
+        candidate: what is trained.
+        phase: "search" or "confirm"; sets the fidelity.
+        seed: of first values and order of images.
+        weak: called after each epoch of a search trial with the epochs done and the score; returns whether to stop.
+    """
+
+    candidate: Candidate
+    phase: str
+    seed: int
+    weak: Callable[[int, Score], bool] | None = None
+
+    def watch(self, rungs: dict[int, float]) -> Callable[[int, Score], bool] | None:
+        """What looks at every epoch: writes the rungs down, and tells whether to stop; None outside the search."""
+
+        def on_epoch(epoch: int, score: Score) -> bool:
+            rungs[epoch] = score.accuracy
+            return self.weak is not None and self.weak(epoch, score)
+
+        return on_epoch if self.phase == SEARCH else None
 
 
 @dataclass(frozen=True)
@@ -85,42 +123,93 @@ class Measurer:
         found = self.known(candidate, phase, seed)
         if found is not None:
             return found
-        recipe, data = self._at_fidelity(phase)
-        rungs: dict[int, float] = {}
-
-        def on_epoch(epoch: int, score: Score) -> bool:
-            rungs[epoch] = score.accuracy
-            return weak is not None and weak(epoch, score)
-
-        number = max((m.number for m in self.run.measurements), default=-1) + 1
-        state, reason, score, epochs, seconds = FAILED, "", Score(math.nan, math.nan), 0, 0.0
-        try:
-            model = self._fresh(candidate.allocation, recipe, seed)
-            result = train(
-                model, data, recipe, seed=seed, device=self.device, on_epoch=on_epoch if phase == SEARCH else None
-            )
-            score, epochs, seconds = result.validation, result.epochs, result.train_seconds
-            if result.stopped:
-                state, reason = STOPPED, f"weak after epoch {epochs}"
-            else:
-                self._ship(model, candidate.allocation, number, recipe, score)
-                state = DONE
-        except (TrainingError, VerificationError, MemoryError, torch.OutOfMemoryError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        measurement = self._line(candidate, number, phase, seed)
-        measurement = replace(
-            measurement,
-            epochs=epochs,
-            images=len(data.train),
-            state=state,
-            val_accuracy=score.accuracy,
-            val_loss=score.loss,
-            rungs=" ".join(f"{epoch}:{accuracy:.6f}" for epoch, accuracy in rungs.items()),
-            train_seconds=round(seconds, 3),
-            reason=reason,
-        )
+        measurement = self.attempt(Trial(candidate, phase, seed, weak), self.free_numbers(1)[0])
         self.run.append(measurement)
         return measurement
+
+    def free_numbers(self, count: int, taken: Collection[int] = ()) -> list[int]:
+        """The lowest numbers that no measurement has, and that are not taken.
+
+        A training that an interruption cut off left its number free, even if later ones had ended before it.
+        """
+        used = {m.number for m in self.run.measurements} | set(taken)
+        return list(itertools.islice((number for number in itertools.count() if number not in used), count))
+
+    def attempt(self, trial: "Trial", number: int) -> Measurement:
+        """Train and pack under a number, and write the files of that number; the run gets no line yet."""
+        recipe, data = self._at_fidelity(trial.phase)
+        rungs: dict[int, float] = {}
+        try:
+            model = self._fresh(trial.candidate.allocation, recipe, trial.seed)
+            watch = trial.watch(rungs)
+            result = train(model, data, recipe, seed=trial.seed, device=self.device, on_epoch=watch)
+        except FAILURES as error:
+            return self.failed(trial, number, _first_line(error), rungs)
+        return self._ended(trial, number, model, result, rungs)
+
+    def attempt_together(self, trials: Sequence["Trial"], numbers: Sequence[int]) -> list[Measurement]:
+        """The same for several of one phase, trained as one where their models can be stacked.
+
+        Where memory does not last, half as many are trained at once.
+        """
+        if len(trials) == 1:
+            return [self.attempt(trials[0], numbers[0])]
+        recipe, data = self._at_fidelity(trials[0].phase)
+        found: dict[int, Measurement] = {}
+        models = [self._fresh(trial.candidate.allocation, recipe, trial.seed) for trial in trials]
+        for group in stackable_groups(models):
+            rungs: list[dict[int, float]] = [{} for _ in group]
+            try:
+                results = train_stacked(
+                    [models[index] for index in group],
+                    data,
+                    recipe,
+                    seeds=[trials[index].seed for index in group],
+                    device=self.device,
+                    on_epoch=[trials[index].watch(seen) for index, seen in zip(group, rungs, strict=True)],
+                )
+            except (MemoryError, torch.OutOfMemoryError):
+                half = (len(group) + 1) // 2
+                for part in (group[:half], group[half:]):
+                    if part:
+                        some, their = [trials[index] for index in part], [numbers[index] for index in part]
+                        found |= dict(zip(part, self.attempt_together(some, their), strict=True))
+                continue
+            for index, result, seen in zip(group, results, rungs, strict=True):
+                if isinstance(result, TrainingError):
+                    found[index] = self.failed(trials[index], numbers[index], _first_line(result), seen)
+                else:
+                    found[index] = self._ended(trials[index], numbers[index], models[index], result, seen)
+        return [found[index] for index in range(len(trials))]
+
+    def failed(self, trial: "Trial", number: int, reason: str, rungs: dict[int, float] | None = None) -> Measurement:
+        """The measurement of a trial that failed, with the reason."""
+        line = self._line(trial.candidate, number, trial.phase, trial.seed)
+        images = len(self._at_fidelity(trial.phase)[1].train)
+        return replace(line, images=images, reason=reason, rungs=_rungs_text(rungs or {}))
+
+    def _ended(
+        self, trial: "Trial", number: int, model: nn.Module, result: TrainResult, rungs: dict[int, float]
+    ) -> Measurement:
+        """The measurement of a training that came to an end, its files written if it was not stopped."""
+        recipe, data = self._at_fidelity(trial.phase)
+        state, reason = (STOPPED, f"weak after epoch {result.epochs}") if result.stopped else (DONE, "")
+        try:
+            if not result.stopped:
+                self._ship(model, trial.candidate.allocation, number, recipe, result.validation)
+        except FAILURES as error:
+            state, reason = FAILED, _first_line(error)
+        return replace(
+            self._line(trial.candidate, number, trial.phase, trial.seed),
+            epochs=result.epochs,
+            images=len(data.train),
+            state=state,
+            val_accuracy=result.validation.accuracy,
+            val_loss=result.validation.loss,
+            rungs=_rungs_text(rungs),
+            train_seconds=round(result.train_seconds, 3),
+            reason=reason,
+        )
 
     def test_accuracy(self, measurement: Measurement) -> float:
         """Accuracy on the test split of the packed file of a measurement, as it would be shipped."""
@@ -186,3 +275,11 @@ class Measurer:
             train_seconds=0.0,
             reason="",
         )
+
+
+def _rungs_text(rungs: dict[int, float]) -> str:
+    return " ".join(f"{epoch}:{accuracy:.6f}" for epoch, accuracy in rungs.items())
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -6,7 +6,8 @@ finished trials tell how much any of them still gained after that epoch. A trial
 ones even if it gained a quarter more than any of them is stopped; nothing is in the first third.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from flexor_search.runs import DONE, SEARCH, Measurement
 from flexor_search.training import Score
@@ -18,25 +19,37 @@ SLACK = 1.25
 """What a trial may still gain, over the most that any finished trial gained from the same epoch on."""
 
 
-def weak_rule(measurements: Sequence[Measurement], bits_per_weight: float, epochs: int) -> Callable[[int, Score], bool]:
+@dataclass(frozen=True)
+class WeakRule:
+    """The rule for one trial: a function of (epochs done, score) that says whether to stop. It can be sent anywhere.
+
+    Attributes:
+        finished: final accuracy of each finished search trial, and its accuracy after each epoch.
+        rivals: accuracies of those that are no larger than the trial.
+        epochs: of a whole trial.
+    """
+
+    finished: tuple[tuple[float, dict[int, float]], ...]
+    rivals: tuple[float, ...]
+    epochs: int
+
+    def __call__(self, epoch: int, score: Score) -> bool:
+        """Whether a trial with this score after this epoch is too weak to go on."""
+        gained = [accuracy - rungs[epoch] for accuracy, rungs in self.finished if epoch in rungs]
+        if not gained or 3 * epoch <= self.epochs:
+            return False
+        hope = score.accuracy + SLACK * max(*gained, 0.0)
+        return sum(rival > hope for rival in self.rivals) >= RIVALS
+
+
+def weak_rule(measurements: Sequence[Measurement], bits_per_weight: float, epochs: int) -> WeakRule:
     """The rule for one trial.
 
     Args:
-        measurements: all measurements so far; finished search trials are compared with.
+        measurements: all that are known; finished search trials are compared with.
         bits_per_weight: of the trial.
         epochs: of a whole trial.
-
-    Returns:
-        A function of (epochs done, score) that says whether to stop.
     """
-    finished = [(m, m.rung_accuracies) for m in measurements if m.phase == SEARCH and m.state == DONE]
-    rivals = [m.val_accuracy for m, _ in finished if m.bits_per_weight <= bits_per_weight]
-
-    def weak(epoch: int, score: Score) -> bool:
-        gained = [m.val_accuracy - rungs[epoch] for m, rungs in finished if epoch in rungs]
-        if not gained or 3 * epoch <= epochs:
-            return False
-        hope = score.accuracy + SLACK * max(*gained, 0.0)
-        return sum(rival > hope for rival in rivals) >= RIVALS
-
-    return weak
+    finished = [m for m in measurements if m.phase == SEARCH and m.state == DONE]
+    rivals = tuple(m.val_accuracy for m in finished if m.bits_per_weight <= bits_per_weight)
+    return WeakRule(tuple((m.val_accuracy, m.rung_accuracies) for m in finished), rivals, epochs)

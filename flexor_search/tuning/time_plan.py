@@ -24,7 +24,7 @@ def time_plan(measurer: Measurer, allocation: Allocation, trials: int, confirmat
         trials: trainings of the search.
         confirmations: trainings of the confirmation.
     """
-    per_image = _seconds_per_image(measurer, allocation)
+    per_image = seconds_per_image(measurer, allocation)
     recipe, images = measurer.recipe, len(measurer.data.train)
     few = min(recipe.search_images or images, images)
     short = recipe.for_search().epochs
@@ -34,8 +34,8 @@ def time_plan(measurer: Measurer, allocation: Allocation, trials: int, confirmat
     )
 
 
-def _seconds_per_image(measurer: Measurer, allocation: Allocation) -> float:
-    """Time of a few steps after a first one that warms up."""
+def seconds_per_image(measurer: Measurer, allocation: Allocation) -> float:
+    """Time of training on one image, from a few steps after a first one that warms up."""
     recipe, data = replace(measurer.recipe, epochs=1), measurer.data
     with seeded(0):
         model = quantize_(measurer.build(), allocation)

@@ -4,6 +4,7 @@ import copy
 import importlib
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,31 @@ from flexor_search.errors import DataError, FlexorError, ModelError, UsageError
 from flexor_search.planning import Recipe
 from flexor_search.workloads.data import Data, user_data
 from flexor_search.workloads.workload import Workload
+
+
+@dataclass(frozen=True)
+class UserBuild:
+    """Makes the model of `module:function`; known by that name, it can be sent to another process.
+
+    Attributes:
+        reference: "module:function".
+    """
+
+    reference: str
+
+    def __call__(self) -> nn.Module:
+        """A new model.
+
+        Raises:
+            ModelError: the function raises, or returns something else or something that cannot be copied.
+        """
+        made = _call("model", self.reference, import_function("model", self.reference), ModelError)
+        if not isinstance(made, nn.Module):
+            raise ModelError(f"model: {self.reference}() must return a torch.nn.Module, got {type(made).__name__}")
+        try:
+            return copy.deepcopy(made)  # a function may return one instance every time; training must not change it
+        except Exception as error:
+            raise ModelError(f"model: what {self.reference}() returned cannot be copied: {error}") from error
 
 
 def user_workload(model: str, data: str, recipe: Recipe, seed: int = 0) -> Workload:
@@ -27,21 +53,13 @@ def user_workload(model: str, data: str, recipe: Recipe, seed: int = 0) -> Workl
     Raises:
         UsageError: a name that is not module:function, or that cannot be imported.
     """
-    build_function, data_function = import_function("model", model), import_function("data", data)
-
-    def build() -> nn.Module:
-        made = _call("model", model, build_function, ModelError)
-        if not isinstance(made, nn.Module):
-            raise ModelError(f"model: {model}() must return a torch.nn.Module, got {type(made).__name__}")
-        try:
-            return copy.deepcopy(made)  # a function may return one instance every time; training must not change it
-        except Exception as error:
-            raise ModelError(f"model: what {model}() returned cannot be copied: {error}") from error
+    import_function("model", model)  # a wrong name is told at once
+    data_function = import_function("data", data)
 
     def load(_data_dir: Path | None) -> Data:
         return user_data(_call("data", data, data_function, DataError), seed)
 
-    return Workload(name="", build=build, load=load, recipe=recipe)
+    return Workload(name="", build=UserBuild(model), load=load, recipe=recipe)
 
 
 def import_function(argument: str, reference: str) -> Callable[[], Any]:

@@ -1,0 +1,106 @@
+"""Who trains: one stack on a GPU, processes on a CPU where a short measurement finds them faster, or this process."""
+
+import torch
+
+from flexor_search.codes.sharing import n_processors
+from flexor_search.errors import RunError
+from flexor_search.planning import Allocation
+from flexor_search.quantization import quantize_
+from flexor_search.training import seeded, why_not_stackable
+from flexor_search.tuning.flow import Stack, Team
+from flexor_search.tuning.measurer import Measurer
+from flexor_search.tuning.observer import Observer
+from flexor_search.tuning.workers import WorkerDied, Workers
+
+GPU_WIDTH = 8
+"""Trials on a GPU that are on their way at once; fewer are trained together where memory does not last."""
+_WORTH_WHILE = 1.15
+_START_SECONDS = 8.0
+"""Processes take about so long until they train: most of it is importing torch."""
+_MEMORY_SHARE = 0.8
+
+
+def trials_ahead(jobs: int, device: str) -> int:
+    """Proposals that are made before the results of as many earlier trials are known; a part of the plan."""
+    if jobs:
+        return jobs if jobs > 1 else 0
+    if device.startswith("cuda"):
+        return GPU_WIDTH - 1
+    return n_processors() if n_processors() > 1 else 0
+
+
+def models_that_fit(free_bytes: int, bytes_per_model: int, most: int) -> int:
+    """How many models to stack: as many as fit in four fifths of what is free, at least 1, at most `most`.
+
+    Example:
+        >>> models_that_fit(1000, 100, 32), models_that_fit(1000, 100, 4), models_that_fit(1000, 5000, 4)
+        (8, 4, 1)
+    """
+    return max(1, min(most, int(_MEMORY_SHARE * free_bytes) // max(1, bytes_per_model)))
+
+
+def choose_team(
+    measurer: Measurer, allocation: Allocation, jobs: int, seconds_per_image: float, seconds: float, observer: Observer
+) -> Team | None:
+    """Choose who trains, and say so.
+
+    Args:
+        measurer: of the run.
+        allocation: a typical one, to time.
+        jobs: trials at once; 0: as many as there are processors, if that is measured to be faster; 1: one at a time.
+        seconds_per_image: of training here, one at a time.
+        seconds: estimated for everything, one at a time.
+        observer: is told what was chosen, and why.
+
+    Returns:
+        A team, to be stopped by the caller; None: this process trains one at a time.
+    """
+    if jobs == 1:
+        return None
+    if measurer.device.startswith("cuda"):
+        return _stack(measurer, allocation, jobs or GPU_WIDTH, observer)
+    count = jobs or n_processors()
+    if measurer.device != "cpu" or count < 2 or (not jobs and seconds * (1 - 1 / count) < 2 * _START_SECONDS):
+        return None
+    try:
+        workers = Workers(measurer, count)
+    except RunError as error:
+        observer.message(f"one training at a time: {error}")
+        return None
+    try:
+        gain = seconds_per_image / workers.seconds_per_image(allocation)
+    except BaseException as error:
+        workers.stop()
+        if not isinstance(error, WorkerDied):
+            raise
+        observer.message(f"one training at a time: {error}")
+        return None
+    if not jobs and gain < _WORTH_WHILE:
+        workers.stop()
+        observer.message(f"one training at a time: {count} processes would be {gain:.2f} times as fast")
+        return None
+    observer.message(f"{count} trainings at a time, a process each: measured to be {gain:.2f} times as fast as one")
+    return workers
+
+
+def _stack(measurer: Measurer, allocation: Allocation, most: int, observer: Observer) -> Team | None:
+    images, _ = measurer.data.train.batch(slice(0, 4))
+    with seeded(0):
+        model = quantize_(measurer.build(), allocation).to(measurer.device)
+    if reason := why_not_stackable(model, images):
+        observer.message(f"one training at a time: the model cannot be stacked: {reason}")
+        return None
+    free, _ = torch.cuda.mem_get_info(measurer.device)
+    width = models_that_fit(free, _bytes_per_model(measurer, allocation), most)
+    observer.message(f"up to {width} trainings at a time, stacked as one")
+    return Stack(measurer, width)
+
+
+def _bytes_per_model(measurer: Measurer, allocation: Allocation) -> int:
+    """Device memory that one model takes in a few steps and an evaluation."""
+    from flexor_search.tuning.time_plan import seconds_per_image
+
+    torch.cuda.reset_peak_memory_stats(measurer.device)
+    before = torch.cuda.memory_allocated(measurer.device)
+    seconds_per_image(measurer, allocation)
+    return torch.cuda.max_memory_allocated(measurer.device) - before
