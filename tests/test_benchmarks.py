@@ -31,3 +31,16 @@ def test_the_training_benchmark_prints_the_promised_keys():
     for mode in ("lenet5 float32", "lenet5 bfloat16"):
         assert result["flexor_over_plain"]["cpu, 1 thread"][mode]["8"] > 0
     assert result["hardware"]
+
+
+def test_the_stacked_benchmark_prints_the_promised_keys():
+    command = [sys.executable, "-W", "error", "-m", "benchmarks.stacked", "--quick", "--json", "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    ratios = result["trainings_per_hour_over_one"]["cpu"]["digits"]
+    assert set(ratios) == {"one on one thread", "full precision", "1", "2", "processes"}
+    assert all(ratio > 0 for ratio in ratios.values())
+    details = result["details"]["digits"]
+    assert set(details["trainings_per_hour"]) == set(details["peak_memory_mib"]) == {"one", *ratios}
+    assert result["hardware"]
+    assert result["threads"] >= 1

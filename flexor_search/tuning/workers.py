@@ -82,6 +82,7 @@ class Workers:
             process.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
         for process in self._processes:
+            process.close()
             for path in self._measurer.run.folder.glob(f"trained/.*{process.pid}*"):
                 path.unlink(missing_ok=True)
         self._folder.cleanup()
@@ -100,6 +101,7 @@ class Workers:
             if self._stopped:
                 raise CancelledError from None
             self._processes.remove(process)
+            process.close()
             process = _Process(self._setup)
             self._processes.append(process)
             if self._stopped:
@@ -131,7 +133,7 @@ class _Process:
     def __init__(self, setup: Setup) -> None:
         start = f"import sys; sys.path[:] = {sys.path!r}; from flexor_search.tuning.worker import main; main()"
         environment = os.environ | {"OMP_NUM_THREADS": str(setup.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by kill()
+        self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
         self._process = subprocess.Popen(
             [sys.executable, "-c", start],
             stdin=subprocess.PIPE,
@@ -153,12 +155,16 @@ class _Process:
         return self._receive()
 
     def kill(self) -> None:
-        """End it now."""
+        """End it now; who waits for its answer is told."""
         self._process.kill()
         self._process.wait()
-        with suppress(OSError):
-            assert self._process.stdin is not None
-            self._process.stdin.close()
+
+    def close(self) -> None:
+        """Let go of its files, once nobody waits for it any more."""
+        for file in (self._process.stdin, self._process.stdout, self._told):
+            with suppress(OSError):  # what it was to be told goes nowhere
+                if file is not None:
+                    file.close()
 
     def _send(self, request: Any) -> None:
         assert self._process.stdin is not None

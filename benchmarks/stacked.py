@@ -1,0 +1,195 @@
+"""Trainings per hour, several at a time over one at a time: `python -m benchmarks.stacked --json`.
+
+Routes: one training at a time with default threads, the base of all ratios; one of full precision; a process for each
+processor, as the command line trains on a CPU; K allocations stacked as one, as it trains on a GPU. Every round takes
+each route once, so that other work on the machine slows all of them; the ratio is of medians.
+
+What is timed is building, training and scoring a model; the processes also pack it and prove the file, as they do for a
+search. Starting them is not in, but told beside it.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+# Before torch loads OpenMP, as the command line does: threads that wait sleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import nn
+
+from benchmarks.timing import hardware, versions
+from flexor_search.codes.sharing import n_processors
+from flexor_search.planning import Allocation, LayerSpec, Recipe, SearchSpace, make_space, read_space_file
+from flexor_search.quantization import describe, quantize_
+from flexor_search.runs import SEARCH, Run
+from flexor_search.training import seeded, train, train_stacked
+from flexor_search.tuning.measurer import Candidate, Measurer, Trial
+from flexor_search.tuning.workers import Workers
+from flexor_search.workloads import Data, Workload, workload
+
+WORKLOADS = {"digits": ("digits-convnet", 1, 0), "lenet5": ("lenet5-fashion-mnist", 1, 1280)}
+"""Name -> workload, epochs of a timed training, training images of it (0: all)."""
+KS = (1, 8, 32)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A workload, cut to a timed training."""
+
+    workload: Workload
+    data: Data
+    recipe: Recipe
+    space: SearchSpace
+    device: str
+
+    def model(self, index: int) -> nn.Module:
+        """One of many allocations of the space."""
+        with seeded(index):
+            return quantize_(self.workload.build(), self.allocation(index))
+
+    def allocation(self, index: int) -> Allocation:
+        """All layers that may be quantized, at rates that differ from layer to layer and from index to index."""
+        layers = [name for variable in self.space.variables for name in variable.layers]
+        specs = {name: LayerSpec(n_in=4 + (index + 3 * place) % 17) for place, name in enumerate(layers)}
+        return Allocation.of(self.space.model, specs)
+
+
+def make_task(name: str, device: str, quick: bool) -> Task:
+    known, epochs, images = WORKLOADS[name]
+    chosen = workload(known)
+    data = chosen.load(None)
+    count = 128 if quick else images
+    data = replace(data, train=data.train.take(count), validation=data.validation.take(128 if images or quick else 0))
+    space = make_space(describe(chosen.build()), read_space_file(chosen.space) if chosen.space else None, known)
+    recipe = replace(chosen.recipe, epochs=epochs, search_epochs=epochs, search_images=0, precision="float32")
+    return Task(chosen, data, recipe, space, device)
+
+
+def seconds_of(work: Callable[[], object], device: str) -> float:
+    started = time.perf_counter()
+    work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def routes_of(task: Task, ks: Sequence[int]) -> dict[str, tuple[int, Callable[[], object]]]:
+    """Route -> how many trainings it does, and the work."""
+
+    def one() -> None:
+        train(task.model(0), task.data, task.recipe, seed=0, device=task.device)
+
+    def one_thread() -> None:
+        torch.set_num_threads(1)
+        one()
+
+    def full_precision() -> None:
+        with seeded(0):
+            model = task.workload.build()
+        train(model, task.data, task.recipe, seed=0, device=task.device)
+
+    def stacked(count: int) -> Callable[[], object]:
+        return lambda: train_stacked(
+            [task.model(index) for index in range(count)],
+            task.data,
+            task.recipe,
+            seeds=range(count),
+            device=task.device,
+        )
+
+    singles = {"one": (1, one), "one on one thread": (1, one_thread), "full precision": (1, full_precision)}
+    return singles | {str(k): (k, stacked(k)) for k in ks}
+
+
+def measure(task: Task, ks: Sequence[int], rounds: int, threads: int) -> dict[str, Any]:
+    """Trainings per hour of every route, and the memory it takes."""
+    per_hour: dict[str, list[float]] = {}
+    memory: dict[str, float] = {}
+    routes = routes_of(task, ks)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run.start(folder, {}, {})
+        measurer = Measurer(run, task.workload.build, task.data, task.recipe, task.workload.name, task.device)
+        started = time.perf_counter()
+        workers = Workers(measurer, n_processors()) if task.device == "cpu" else None
+        start_seconds = time.perf_counter() - started
+        try:
+            if workers is not None:
+                workers.seconds_per_image(task.allocation(0))
+                routes["processes"] = (2 * workers.count, lambda: through(workers, task, 2 * workers.count))
+            routes["one"][1]()
+            for _ in range(rounds):
+                for name, (count, work) in routes.items():
+                    torch.set_num_threads(threads)
+                    if task.device.startswith("cuda"):
+                        torch.cuda.reset_peak_memory_stats()
+                    seconds = seconds_of(work, task.device)
+                    per_hour.setdefault(name, []).append(3600 * count / seconds)
+                    memory[name] = memory_mib(task.device)
+        finally:
+            if workers is not None:
+                workers.stop()
+    medians = {name: statistics.median(values) for name, values in per_hour.items()}
+    return {
+        "trainings_per_hour": {name: round(value, 1) for name, value in medians.items()},
+        "over_one": {name: round(value / medians["one"], 3) for name, value in medians.items() if name != "one"},
+        "rounds": {name: [round(value, 1) for value in values] for name, values in per_hour.items()},
+        "peak_memory_mib": memory,
+        "processes_start_seconds": round(start_seconds, 1),
+    }
+
+
+def through(workers: Workers, task: Task, count: int) -> None:
+    """So many search trials through the processes; each is packed and proven too, which no other route does."""
+    candidates = [Candidate(task.allocation(index), "timed") for index in range(count)]
+    futures = [workers.submit(Trial(c, SEARCH, 0), number) for number, c in enumerate(candidates)]
+    for future in futures:
+        future.result()
+
+
+def memory_mib(device: str) -> float:
+    """Peak of the device in this round; on a CPU the peak of the process so far, which never falls."""
+    if device.startswith("cuda"):
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="few images, K of 1 and 2: do the routes work?")
+    parser.add_argument("--workloads", default="", help="comma-separated; default all whose data are there")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    ks = (1, 2) if given.quick else KS
+    names = given.workloads.split(",") if given.workloads else ["digits"] if given.quick else list(WORKLOADS)
+    threads = torch.get_num_threads()
+    found = {
+        name: measure(make_task(name, given.device, given.quick), ks, 1 if given.quick else given.rounds, threads)
+        for name in names
+    }
+    result = {
+        "trainings_per_hour_over_one": {given.device: {name: each["over_one"] for name, each in found.items()}},
+        "details": found,
+        "threads": threads,
+        "hardware": torch.cuda.get_device_name() if given.device.startswith("cuda") else hardware(),
+        "versions": versions("torch"),
+    }
+    if given.json:
+        print(json.dumps(result, indent=2))
+        return
+    for name, each in found.items():
+        for route, value in each["trainings_per_hour"].items():
+            print(f"{name} {route}: {value:.0f} trainings an hour, {each['over_one'].get(route, 1.0):.2f} of one")
+
+
+if __name__ == "__main__":
+    main()

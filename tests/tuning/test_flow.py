@@ -1,0 +1,264 @@
+"""Several trials at a time: the same lines and files as one at a time, and an end in order whatever happens."""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Run
+from flexor_search.tuning import SearchPlan, direct, search
+from flexor_search.tuning.flow import Flow, Stack
+from flexor_search.tuning.measurer import Candidate, Trial
+from flexor_search.tuning.rungs import WeakRule
+from flexor_search.tuning.team import choose_team, models_that_fit, trials_ahead
+from flexor_search.tuning.workers import Workers, _Future
+
+from .models import RECIPE, FakeMeasurer, Recorder, budgets, measurer_in, small_net, space_of, uniform_at
+
+SPACE = space_of()
+HOPELESS = WeakRule(((2.0, dict.fromkeys(range(2000), 2.0)),), (2.0,) * 3, 4)
+
+
+def trials(*n_ins, phase=SEARCH, weak=None, space=SPACE):
+    return [Trial(Candidate(uniform_at(space, n_in), "uniform", "0.7bpw"), phase, 0, weak) for n_in in n_ins]
+
+
+def through(measurer, team, *wanted):
+    with Flow(measurer, team) as flow:
+        for trial in wanted:
+            flow.begin(trial)
+        return [flow.end()[0] for _ in wanted]
+
+
+def without_time(measurements):
+    return [replace(m, train_seconds=0.0) for m in measurements]
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def pids(workers):
+    return [process.pid for process in workers._processes]
+
+
+def dying_net():
+    """The process ends at once where a layer has few stored bits, as if its memory had been used up."""
+
+    class Dying(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small_net()
+
+        def forward(self, images):
+            layer = self.net[3]
+            if hasattr(layer, "parametrizations") and layer.parametrizations.weight.original0.numel() < 640:
+                print("the last words")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return self.net(images)
+
+    return Dying()
+
+
+def test_processes_come_to_the_same_lines_and_files(tmp_path):
+    recipe = replace(RECIPE, epochs=4, search_epochs=4)
+    wanted = [*trials(14, 8), *trials(10, weak=HOPELESS), *trials(12, phase=CONFIRM)]
+    alone, together = (measurer_in(tmp_path / name, recipe=recipe) for name in ("alone", "together"))
+    found = through(alone, None, *wanted)
+    with Workers(together, 2) as workers:
+        assert without_time(through(together, workers, *wanted)) == without_time(found)
+        running = pids(workers)
+        assert len(running) == 2
+        assert through(together, workers, *wanted) == list(together.run.measurements)  # looked up
+    assert not any(map(is_running, running))
+    assert [m.state for m in found] == [DONE, DONE, STOPPED, DONE]
+    assert without_time(Run.open(tmp_path / "together").measurements) == without_time(found)
+    for m in found:
+        paths = [measurer.run.trained_path(m.number) for measurer in (alone, together)]
+        assert paths[0].exists() == paths[1].exists() == (m.state == DONE)
+        if m.state == DONE:
+            assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_process_that_dies_fails_its_trial_only(tmp_path):
+    space, measurer = space_of(dying_net), measurer_in(tmp_path, dying_net)
+    with Workers(measurer, 2) as workers:
+        first = pids(workers)
+        found = through(measurer, workers, *trials(14, 4, 16, 12, space=space))
+        assert len(set(pids(workers)) - set(first)) == 1
+        running = {*first, *pids(workers)}
+    assert [m.state for m in found] == [DONE, FAILED, DONE, DONE]
+    assert found[1].reason.startswith("its process ended by signal 9")
+    assert [m.number for m in found] == [0, 1, 2, 3]
+    assert not any(map(is_running, running))
+
+
+def test_an_interruption_keeps_what_has_finished_and_leaves_nothing_behind(tmp_path):
+    slow = replace(RECIPE, search_epochs=2000, epochs=2000)
+    measurer = measurer_in(tmp_path, recipe=slow)
+    workers = Workers(measurer, 2)
+    running = pids(workers)
+    with contextlib.suppress(KeyboardInterrupt), Flow(measurer, workers) as flow:
+        flow.begin(trials(14)[0])  # goes on for minutes
+        flow.begin(trials(8, weak=HOPELESS)[0])
+        flow._begun[1].training.result()
+        raise KeyboardInterrupt
+    assert [(m.number, m.state) for m in measurer.run.measurements] == [(1, STOPPED)]
+    assert not any(map(is_running, running))
+    assert [path.name for path in (tmp_path / "trained").iterdir()] == []
+    assert measurer.free_numbers(2) == [0, 2]
+
+
+def test_an_error_of_the_model_comes_through(tmp_path):
+    measurer = measurer_in(tmp_path)
+    with Workers(measurer, 1) as workers:
+        wrong = Trial(Candidate(space_of(dying_net).cheapest, "uniform"), SEARCH, 0)
+        with pytest.raises(Exception, match="it was made for another model"):
+            through(measurer, workers, wrong)
+
+
+def test_what_cannot_be_sent_trains_here_with_a_message(tmp_path):
+    observer = Recorder()
+    measurer = measurer_in(tmp_path, lambda: small_net())
+    assert choose_team(measurer, SPACE.dearest, 2, 1.0, 1e9, observer) is None
+    ((text,),) = observer.of("message")
+    assert text.startswith("one training at a time: model and data cannot be sent to other processes: ")
+
+
+def test_processes_are_for_runs_that_are_long_and_gain_by_them(tmp_path, monkeypatch):
+    observer, measurer = Recorder(), measurer_in(tmp_path)
+    monkeypatch.setattr("flexor_search.tuning.team.n_processors", lambda: 2)
+    assert choose_team(measurer, SPACE.dearest, 1, 1.0, 1e9, observer) is None
+    assert choose_team(measurer, SPACE.dearest, 0, 1.0, 3.0, observer) is None
+    assert observer.of("message") == []
+    assert choose_team(measurer, SPACE.dearest, 0, 1e-9, 1e9, observer) is None
+    assert observer.of("message")[0][0].endswith("2 processes would be 0.00 times as fast")
+    team = choose_team(measurer, SPACE.dearest, 0, 1e9, 1e9, observer)
+    assert isinstance(team, Workers)
+    assert observer.of("message")[1][0].startswith("2 trainings at a time, a process each: measured to be")
+    team.stop()
+
+
+def test_how_far_proposals_run_ahead(monkeypatch):
+    monkeypatch.setattr("flexor_search.tuning.team.n_processors", lambda: 4)
+    assert [trials_ahead(jobs, "cpu") for jobs in (0, 1, 2, 9)] == [4, 0, 2, 9]
+    assert [trials_ahead(jobs, "cuda:0") for jobs in (0, 1, 32)] == [7, 0, 32]
+    monkeypatch.setattr("flexor_search.tuning.team.n_processors", lambda: 1)
+    assert trials_ahead(0, "cpu") == 0
+
+
+@pytest.mark.parametrize(
+    ("free", "each", "most", "fit"), [(100, 10, 32, 8), (100, 10, 4, 4), (1, 10, 4, 1), (9, 0, 3, 3)]
+)
+def test_as_many_models_as_fit(free, each, most, fit):
+    assert models_that_fit(free, each, most) == fit
+
+
+def test_a_stack_comes_to_what_each_comes_to_alone(tmp_path):
+    recipe = replace(RECIPE, epochs=4, search_epochs=4)
+    wanted = [*trials(14, 8), *trials(10, weak=HOPELESS)]
+    alone, together = (measurer_in(tmp_path / name, recipe=recipe) for name in ("alone", "together"))
+    found = through(alone, None, *wanted)
+    stacked = through(together, Stack(together, 8), *wanted)
+    for one, other in zip(found, stacked, strict=True):
+        same = ("number", "state", "epochs", "digest", "seed", "images", "reason")
+        assert [getattr(one, name) for name in same] == [getattr(other, name) for name in same]
+        assert other.val_loss == pytest.approx(one.val_loss, abs=0.1)
+        assert other.rung_accuracies.keys() == one.rung_accuracies.keys()
+        assert together.run.trained_path(other.number).exists() == (other.state == DONE)
+
+
+def test_a_stack_that_memory_does_not_hold_is_halved(tmp_path, monkeypatch):
+    sizes, real = [], measurer_in(tmp_path)
+    from flexor_search.tuning import measurer as module
+
+    train_stacked = module.train_stacked
+
+    def limited(models, *args, **more):
+        sizes.append(len(models))
+        if len(models) > 2:
+            raise torch.OutOfMemoryError("no")
+        return train_stacked(models, *args, **more)
+
+    monkeypatch.setattr(module, "train_stacked", limited)
+    found = through(real, Stack(real, 8), *trials(14, 8, 10, 12))
+    assert [m.state for m in found] == [DONE] * 4
+    assert [m.number for m in found] == [0, 1, 2, 3]
+    assert sizes == [4, 2, 2]
+
+
+def accuracy(allocation):
+    return round(0.5 + 0.4 * random.Random(allocation.digest).random(), 6)
+
+
+class FakeTeam:
+    """Two threads that measure in a random time; may be interrupted."""
+
+    def __init__(self, measurer, interrupt_at=None):
+        self.width, self._measurer, self._interrupt_at = 3, measurer, interrupt_at
+        self._pool = ThreadPoolExecutor(2)
+
+    def submit(self, trial, number):
+        if number == self._interrupt_at:
+            raise KeyboardInterrupt
+
+        def attempt():
+            time.sleep(random.random() / 100)
+            return self._measurer.attempt(trial, number)
+
+        return _Future(self._pool.submit(attempt))
+
+    def stop(self):
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Countable(FakeMeasurer):
+    def free_numbers(self, count, taken=()):
+        used = {m.number for m in self.run.measurements} | set(taken)
+        return [number for number in range(999) if number not in used][:count]
+
+    def attempt(self, trial, number):
+        other = FakeMeasurer(self.run.folder / f"at-{number}", self._accuracy)
+        return replace(other.measure(trial.candidate, trial.phase, trial.seed), number=number)
+
+
+@pytest.mark.parametrize("lost", [(), (7,), (8, 10)])
+@pytest.mark.parametrize("interrupt_at", [3, 9, 13])
+def test_a_search_comes_to_the_same_whoever_trains_and_whenever_it_is_interrupted(
+    tmp_path, monkeypatch, interrupt_at, lost
+):
+    def propose(space, observed, seed):
+        generator = random.Random(str((sorted(observed), seed)))
+        return tuple(generator.randrange(len(variable.menu)) for variable in space.variables)
+
+    monkeypatch.setattr(direct, "propose", propose)
+    plan = SearchPlan(space_of(keep=[]), budgets("0.7bpw,0.4bpw"), 16, 0, 1e9, ahead=2)
+    alone = FakeMeasurer(tmp_path / "alone", accuracy)
+    search(plan, alone, Recorder())
+    measurer = Countable(tmp_path / "run", accuracy)
+    with pytest.raises(KeyboardInterrupt):
+        search(plan, measurer, Recorder(), FakeTeam(measurer, interrupt_at))
+    path = measurer.run.folder / "measurements.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    # As if training these had taken longer than all others: only what was on its way at the end can be missing.
+    last = len(lines) - 1
+    path.write_text(
+        "".join(line for line in lines if not any(line.startswith(f"{n},") and n >= last - 2 for n in lost))
+    )
+    again = Countable(tmp_path / "run", accuracy)
+    observer = Recorder()
+    search(plan, again, observer, FakeTeam(again))
+    found = sorted(again.run.measurements, key=lambda m: m.number)
+    assert found == list(alone.run.measurements)
+    assert [m.number for m, _ in observer.of("measured")] == list(range(16))
