@@ -4,8 +4,8 @@ Routes: one training at a time with default threads, the base of all ratios; one
 processor, as the command line trains on a CPU; K allocations stacked as one, as it trains on a GPU. Every round takes
 each route once, so that other work on the machine slows all of them; the ratio is of medians.
 
-What is timed is building, training and scoring a model; the processes also pack it and prove the file, as they do for a
-search. Starting them is not in, but told beside it.
+What is timed is a whole search trial: building the model, training, scoring, packing, and the proof of the file.
+Starting the processes is told beside it.
 """
 
 import argparse
@@ -23,21 +23,19 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from torch import nn
 
 from benchmarks.timing import hardware, versions
 from flexor_search.codes.sharing import n_processors
 from flexor_search.planning import Allocation, LayerSpec, Recipe, SearchSpace, make_space, read_space_file
-from flexor_search.quantization import describe, quantize_
-from flexor_search.runs import SEARCH, Run
-from flexor_search.training import seeded, train, train_stacked
+from flexor_search.planning import full_precision as all_kept
+from flexor_search.quantization import describe
+from flexor_search.runs import FULL_PRECISION, SEARCH, Run
 from flexor_search.tuning.measurer import Candidate, Measurer, Trial
 from flexor_search.tuning.workers import Workers
 from flexor_search.workloads import Data, Workload, workload
 
-WORKLOADS = {"digits": ("digits-convnet", 1, 0), "lenet5": ("lenet5-fashion-mnist", 1, 1280)}
+WORKLOADS = {"digits": ("digits-convnet", 5, 0), "lenet5": ("lenet5-fashion-mnist", 1, 1280)}
 """Name -> workload, epochs of a timed training, training images of it (0: all)."""
-KS = (1, 8, 32)
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,9 @@ class Task:
     space: SearchSpace
     device: str
 
-    def model(self, index: int) -> nn.Module:
-        """One of many allocations of the space."""
-        with seeded(index):
-            return quantize_(self.workload.build(), self.allocation(index))
+    def trials(self, count: int) -> list[Trial]:
+        """Search trials of so many allocations."""
+        return [Trial(Candidate(self.allocation(index), "timed"), SEARCH, index) for index in range(count)]
 
     def allocation(self, index: int) -> Allocation:
         """All layers that may be quantized, at rates that differ from layer to layer and from index to index."""
@@ -81,42 +78,34 @@ def seconds_of(work: Callable[[], object], device: str) -> float:
     return time.perf_counter() - started
 
 
-def routes_of(task: Task, ks: Sequence[int]) -> dict[str, tuple[int, Callable[[], object]]]:
+def routes_of(task: Task, measurer: Measurer, ks: Sequence[int]) -> dict[str, tuple[int, Callable[[], object]]]:
     """Route -> how many trainings it does, and the work."""
 
     def one() -> None:
-        train(task.model(0), task.data, task.recipe, seed=0, device=task.device)
+        measurer.attempt(task.trials(1)[0], 0)
 
     def one_thread() -> None:
         torch.set_num_threads(1)
         one()
 
     def full_precision() -> None:
-        with seeded(0):
-            model = task.workload.build()
-        train(model, task.data, task.recipe, seed=0, device=task.device)
+        measurer.attempt(Trial(Candidate(all_kept(task.space.model), FULL_PRECISION), SEARCH, 0), 0)
 
     def stacked(count: int) -> Callable[[], object]:
-        return lambda: train_stacked(
-            [task.model(index) for index in range(count)],
-            task.data,
-            task.recipe,
-            seeds=range(count),
-            device=task.device,
-        )
+        return lambda: measurer.attempt_together(task.trials(count), range(count))
 
     singles = {"one": (1, one), "one on one thread": (1, one_thread), "full precision": (1, full_precision)}
-    return singles | {str(k): (k, stacked(k)) for k in ks}
+    return singles | {str(k): (k, stacked(k)) for k in ks if k > 1}
 
 
 def measure(task: Task, ks: Sequence[int], rounds: int, threads: int) -> dict[str, Any]:
     """Trainings per hour of every route, and the memory it takes."""
     per_hour: dict[str, list[float]] = {}
     memory: dict[str, float] = {}
-    routes = routes_of(task, ks)
     with tempfile.TemporaryDirectory() as folder:
         run = Run.start(folder, {}, {})
         measurer = Measurer(run, task.workload.build, task.data, task.recipe, task.workload.name, task.device)
+        routes = routes_of(task, measurer, ks)
         started = time.perf_counter()
         workers = Workers(measurer, n_processors()) if task.device == "cpu" else None
         start_seconds = time.perf_counter() - started
@@ -137,9 +126,12 @@ def measure(task: Task, ks: Sequence[int], rounds: int, threads: int) -> dict[st
             if workers is not None:
                 workers.stop()
     medians = {name: statistics.median(values) for name, values in per_hour.items()}
+    over_one = {"1" if name == "one" else name: round(value / medians["one"], 3) for name, value in medians.items()}
     return {
         "trainings_per_hour": {name: round(value, 1) for name, value in medians.items()},
-        "over_one": {name: round(value / medians["one"], 3) for name, value in medians.items() if name != "one"},
+        "over_one": over_one,
+            "1" if name == "one" else name: round(value / medians["one"], 3) for name, value in medians.items()
+        },
         "rounds": {name: [round(value, 1) for value in values] for name, values in per_hour.items()},
         "peak_memory_mib": memory,
         "processes_start_seconds": round(start_seconds, 1),
@@ -147,9 +139,8 @@ def measure(task: Task, ks: Sequence[int], rounds: int, threads: int) -> dict[st
 
 
 def through(workers: Workers, task: Task, count: int) -> None:
-    """So many search trials through the processes; each is packed and proven too, which no other route does."""
-    candidates = [Candidate(task.allocation(index), "timed") for index in range(count)]
-    futures = [workers.submit(Trial(c, SEARCH, 0), number) for number, c in enumerate(candidates)]
+    """So many search trials through the processes."""
+    futures = [workers.submit(trial, number) for number, trial in enumerate(task.trials(count))]
     for future in futures:
         future.result()
 
@@ -164,12 +155,13 @@ def memory_mib(device: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--quick", action="store_true", help="few images, K of 1 and 2: do the routes work?")
+    parser.add_argument("--quick", action="store_true", help="few images, a stack of two: do the routes work?")
     parser.add_argument("--workloads", default="", help="comma-separated; default all whose data are there")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--ks", default="8,32", help="comma-separated sizes of stacks; 1 is `one`")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    ks = (1, 2) if given.quick else KS
+    ks = (2,) if given.quick else [int(k) for k in given.ks.split(",")]
     names = given.workloads.split(",") if given.workloads else ["digits"] if given.quick else list(WORKLOADS)
     threads = torch.get_num_threads()
     found = {
@@ -188,7 +180,8 @@ def main() -> None:
         return
     for name, each in found.items():
         for route, value in each["trainings_per_hour"].items():
-            print(f"{name} {route}: {value:.0f} trainings an hour, {each['over_one'].get(route, 1.0):.2f} of one")
+            ratio = each["over_one"].get(route, 1.0)
+            print(f"{name} {route}: {value:.0f} trainings an hour, {ratio:.2f} of one at a time")
 
 
 if __name__ == "__main__":
