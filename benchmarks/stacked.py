@@ -130,8 +130,6 @@ def measure(task: Task, ks: Sequence[int], rounds: int, threads: int) -> dict[st
     return {
         "trainings_per_hour": {name: round(value, 1) for name, value in medians.items()},
         "over_one": over_one,
-            "1" if name == "one" else name: round(value / medians["one"], 3) for name, value in medians.items()
-        },
         "rounds": {name: [round(value, 1) for value in values] for name, values in per_hour.items()},
         "peak_memory_mib": memory,
         "processes_start_seconds": round(start_seconds, 1),
