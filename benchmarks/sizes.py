@@ -23,16 +23,16 @@ from torchvision.models import (
     squeezenet1_1,
 )
 
-from benchmarks.resnet20 import ResNet20
 from flexor_search.packing import pack, to_bytes
 from flexor_search.planning import Allocation, LayerSpec, file_layout, make_space, savings
 from flexor_search.quantization import describe, quantize_
 from flexor_search.workloads import WORKLOADS
+from flexor_search.workloads.resnet import ResNet
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "digits-convnet": (WORKLOADS["digits-convnet"].build, (1, 8, 8)),
     "lenet5": (WORKLOADS["lenet5-fashion-mnist"].build, (1, 28, 28)),
-    "resnet20": (ResNet20, (3, 32, 32)),
+    "resnet20": (ResNet, (3, 32, 32)),
     "resnet18": (resnet18, (3, 224, 224)),
 }
 MODELS |= {

@@ -1,8 +1,9 @@
 """Trainings per hour, several at a time over one at a time: `python -m benchmarks.stacked --json`.
 
-Routes: one training at a time with default threads, the base of all ratios; one of full precision; a process for each
-processor, as the command line trains on a CPU; K allocations stacked as one, as it trains on a GPU. Every round takes
-each route once, so that other work on the machine slows all of them; the ratio is of medians.
+Routes: one training at a time, eager, with default threads, the base of all ratios; one of full precision; on a GPU one
+whose steps are replayed; a process for each processor, as the command line trains on a CPU; K allocations stacked as
+one, as it trains on a GPU. Every round takes each route once, so that other work on the machine slows all of them; the
+ratio is of medians.
 
 What is timed is a whole search trial: building the model, training, scoring, packing, and the proof of the file.
 Starting the processes is told beside it.
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 # Before torch loads OpenMP, as the command line does: threads that wait sleep.
@@ -30,12 +32,21 @@ from flexor_search.planning import Allocation, LayerSpec, Recipe, SearchSpace, m
 from flexor_search.planning import full_precision as all_kept
 from flexor_search.quantization import describe
 from flexor_search.runs import FULL_PRECISION, SEARCH, Run
+from flexor_search.training import resolve_precision
 from flexor_search.tuning.measurer import Candidate, Measurer, Trial
 from flexor_search.tuning.workers import Workers
-from flexor_search.workloads import Data, Workload, workload
+from flexor_search.workloads import Data, Workload, fashion_mnist, workload
+from flexor_search.workloads.resnet import ResNet
 
-WORKLOADS = {"digits": ("digits-convnet", 5, 0), "lenet5": ("lenet5-fashion-mnist", 1, 1280)}
-"""Name -> workload, epochs of a timed training, training images of it (0: all)."""
+RESNET20 = Workload(
+    "", partial(ResNet, in_channels=1), fashion_mnist.load, Recipe(optimizer="sgd", learning_rate=0.1, batch_size=128)
+)
+WORKLOADS = {
+    "digits": (workload("digits-convnet"), 5, 0),
+    "lenet5": (workload("lenet5-fashion-mnist"), 1, 1280),
+    "resnet20": (RESNET20, 1, 640),
+}
+"""Name -> workload, epochs of a timed training, training images of it (0: all); on a GPU 20 times as many."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +71,13 @@ class Task:
 
 
 def make_task(name: str, device: str, quick: bool) -> Task:
-    known, epochs, images = WORKLOADS[name]
-    chosen = workload(known)
+    chosen, epochs, images = WORKLOADS[name]
     data = chosen.load(None)
-    count = 128 if quick else images
+    count = 128 if quick else images * (20 if device.startswith("cuda") else 1)
     data = replace(data, train=data.train.take(count), validation=data.validation.take(128 if images or quick else 0))
-    space = make_space(describe(chosen.build()), read_space_file(chosen.space) if chosen.space else None, known)
-    recipe = replace(chosen.recipe, epochs=epochs, search_epochs=epochs, search_images=0, precision="float32")
+    space = make_space(describe(chosen.build()), read_space_file(chosen.space) if chosen.space else None, chosen.name)
+    recipe = replace(chosen.recipe, epochs=epochs, search_epochs=epochs, search_images=0)
+    recipe = replace(recipe, precision=resolve_precision("auto", device), memory_format="contiguous")
     return Task(chosen, data, recipe, space, device)
 
 
@@ -81,7 +92,12 @@ def seconds_of(work: Callable[[], object], device: str) -> float:
 def routes_of(task: Task, measurer: Measurer, ks: Sequence[int]) -> dict[str, tuple[int, Callable[[], object]]]:
     """Route -> how many trainings it does, and the work."""
 
+    eager = replace(measurer, route="eager")
+
     def one() -> None:
+        eager.attempt(task.trials(1)[0], 0)
+
+    def replayed() -> None:
         measurer.attempt(task.trials(1)[0], 0)
 
     def one_thread() -> None:
@@ -89,12 +105,14 @@ def routes_of(task: Task, measurer: Measurer, ks: Sequence[int]) -> dict[str, tu
         one()
 
     def full_precision() -> None:
-        measurer.attempt(Trial(Candidate(all_kept(task.space.model), FULL_PRECISION), SEARCH, 0), 0)
+        eager.attempt(Trial(Candidate(all_kept(task.space.model), FULL_PRECISION), SEARCH, 0), 0)
 
     def stacked(count: int) -> Callable[[], object]:
         return lambda: measurer.attempt_together(task.trials(count), range(count))
 
     singles = {"one": (1, one), "one on one thread": (1, one_thread), "full precision": (1, full_precision)}
+    if task.device.startswith("cuda"):
+        singles["one replayed"] = (1, replayed)
     return singles | {str(k): (k, stacked(k)) for k in ks if k > 1}
 
 
@@ -156,7 +174,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few images, a stack of two: do the routes work?")
     parser.add_argument("--workloads", default="", help="comma-separated; default all whose data are there")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--ks", default="8,32", help="comma-separated sizes of stacks; 1 is `one`")
+    parser.add_argument("--ks", default="8,16,32", help="comma-separated sizes of stacks; 1 is `one`")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     ks = (2,) if given.quick else [int(k) for k in given.ks.split(",")]

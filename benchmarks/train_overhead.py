@@ -8,6 +8,7 @@ of the median processor time of all threads, which other work on the machine dis
 """
 
 import argparse
+import functools
 import json
 import os
 import time
@@ -19,22 +20,24 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does;
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.resnet20 import ResNet20
 from benchmarks.timing import hardware, versions
 from flexor_search.planning import Allocation, LayerSpec, Recipe
 from flexor_search.quantization import describe, quantize_
+from flexor_search.training.step import ROUTES, Step
 from flexor_search.training.trainer import _loss, _optimizer
 from flexor_search.workloads import lenet5_fashion_mnist
+from flexor_search.workloads.resnet import ResNet
 
 N_OUT = 20
 CODES = {
     f"{family} {n_in}/{N_OUT}": LayerSpec(family, n_in, N_OUT) for family in ("systematic", "taps") for n_in in (8, 12)
 }
-GRAPH_WARM_UP = 3
+UNTIMED = 5
+"""Rounds before the timed ones: compilation, the optimizer's state, recording."""
 
-Step = Callable[[], object]
+Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -51,61 +54,36 @@ SUBJECTS = {
     "lenet5": Subject(lenet5_fashion_mnist.build, (1, 28, 28), lenet5_fashion_mnist.WORKLOAD.recipe),
     # The paper's recipe and, as there, the first and the last layer in full precision.
     "resnet20": Subject(
-        ResNet20,
+        ResNet,
         (3, 32, 32),
-        Recipe(optimizer="sgd", learning_rate=0.1, batch_size=128, channels_last=True),
+        Recipe(optimizer="sgd", learning_rate=0.1, batch_size=128, memory_format="channels_last"),
         ("conv1", "linear"),
     ),
 }
 
 
-def make_step(subject: Subject, spec: LayerSpec | None, batch: int, device: str, precision: str, route: str) -> Step:
-    """A training step of the plain (spec None) or the quantized model, by route "eager", "compiled" or "graphs"."""
+def make_step(subject: Subject, spec: LayerSpec | None, batch: int, device: str, precision: str, route: str) -> Work:
+    """A training step of the plain (spec None) or the quantized model, by one of training.step.ROUTES."""
     torch.manual_seed(0)
     model, recipe = subject.build(), replace(subject.recipe, precision=precision)
     if spec is not None:
         kept = {name: LayerSpec(family="kept") for name in subject.kept}
         quantize_(model, Allocation.of(describe(model), kept, default=spec))
     model.to(device)
-    if recipe.channels_last:
+    if recipe.memory_format != "contiguous":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     images, labels = torch.rand(batch, *subject.shape, device=device), torch.randint(10, (batch,), device=device)
-    optimizer = _optimizer(model, recipe)
-    run = torch.compile(model) if route == "compiled" else model
-
-    def step() -> Tensor:
-        loss = _loss(run, images, labels, recipe, device)  # type: ignore[arg-type]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return _captured(step, optimizer) if route == "graphs" else step
+    losses = functools.partial(_loss, model, recipe=recipe, device=device)
+    take_step = Step(losses, _optimizer(model, recipe, device), route)
+    return lambda: take_step(images, labels)
 
 
-def _captured(step: Step, optimizer: torch.optim.Optimizer) -> Step:
-    """The whole step as one CUDA graph."""
-    for group in optimizer.param_groups:
-        group["capturable"] = True
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(GRAPH_WARM_UP):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    optimizer.zero_grad()  # so that the gradients are the graph's own
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
-
-
-def measure(steps: dict[str, Step], rounds: int, on_gpu: bool) -> dict[str, dict[str, float]]:
+def measure(steps: dict[str, Work], rounds: int, on_gpu: bool) -> dict[str, dict[str, float]]:
     """Let steps take turns; best and median wall seconds and median processor seconds of each."""
     wall: dict[str, list[float]] = {name: [] for name in steps}
     processor: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(-2, rounds):  # two untimed: compilation, and the optimizer's state
+    for turn in range(-UNTIMED if on_gpu else -2, rounds):
         for name, step in steps.items():
             started, processor_started = time.perf_counter(), time.process_time()
             step()
@@ -144,7 +122,7 @@ def run(
         on_gpu = device == "cuda"
         for workload in workloads:
             for precision in precisions:
-                for route in ("eager", "compiled", "graphs") if on_gpu else ("eager",):
+                for route in ROUTES if on_gpu else ("eager",):
                     mode = f"{workload} {precision}" + ("" if route == "eager" else f" {route}")
                     for batch in batches:
                         options = (batch, "cuda" if on_gpu else "cpu", precision, route)

@@ -15,7 +15,7 @@ from flexor_search.question import Plan, Question, fingerprint, plan, resolved
 from flexor_search.reporting import write_report
 from flexor_search.reporting.words import duration
 from flexor_search.runs import Measurement, Run
-from flexor_search.training import check_fits, resolve_precision, seeded
+from flexor_search.training import check_fits, seeded
 from flexor_search.tuning import (
     FINALISTS,
     Measurer,
@@ -24,6 +24,7 @@ from flexor_search.tuning import (
     SearchPlan,
     Silent,
     choose_team,
+    closed_recipe,
     confirm,
     confirmation_seeds,
     summarize,
@@ -62,12 +63,14 @@ def search(question: Question, folder: str | Path, observer: Observer | None = N
     data = task.load(Path(question.data_dir) if question.data_dir else None)
     with seeded(question.seed):
         check_fits(task.build(), data)
-    recipe = replace(task.recipe, precision=resolve_precision(task.recipe.precision, planned.device))
-    if recipe.threads and planned.device == "cpu":
-        torch.set_num_threads(recipe.threads)
+    if task.recipe.threads and planned.device == "cpu":
+        torch.set_num_threads(task.recipe.threads)
+    asked = fingerprint(question, planned, task.recipe, data)
+    earlier = Run.recipe_of(folder)
+    recipe = closed_recipe(task.build, data, task.recipe, planned.device, planned.space.dearest, earlier, observer)
     if question.ahead < 0:
         question = replace(question, ahead=trials_ahead(question.jobs, planned.device))
-    run = Run.start(folder, resolved(question, planned, recipe), fingerprint(question, planned, recipe, data))
+    run = Run.start(folder, resolved(question, planned, recipe), asked)
     run.lock()
     log = _log_to(run.folder / "run.log")
     watch = _Logged(observer, log)

@@ -13,6 +13,8 @@ _CHOICES = {
     "schedule": ("one-cycle", "cosine", "halve", "constant"),
     "decay": ("all", "encrypted", "none"),
     "precision": ("auto", "float32", "bfloat16"),
+    "memory_format": ("auto", "contiguous", "channels_last"),
+    "augmentation": ("none", "flip", "crop-flip"),
     "surrogate": ("flexor", "ste", "analog"),
 }
 
@@ -36,8 +38,12 @@ class Recipe:
         s_tanh_start: slope at step 0.
         surrogate: "flexor" (eq. 6), or the ablations "ste" and "analog".
         label_smoothing: of the cross-entropy.
-        precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the processor computes in it.
-        channels_last: memory format of image batches.
+        precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the processor computes in it and a short
+            measurement finds it faster.
+        memory_format: of models and image batches: "contiguous", "channels_last", or "auto": the one that a short
+            measurement finds faster.
+        augmentation: of training images: "none", "flip" (half of them mirrored), "crop-flip" (and moved by up to 4
+            pixels each way).
         threads: processor threads, 0 for all; small models train faster, and repeatably anywhere, on one.
         search_epochs: epochs of a search trial.
         search_images: training images of a search trial, 0 for all.
@@ -61,7 +67,8 @@ class Recipe:
     surrogate: str = "flexor"
     label_smoothing: float = 0.0
     precision: str = "float32"
-    channels_last: bool = False
+    memory_format: str = "contiguous"
+    augmentation: str = "none"
     threads: int = 0
     search_epochs: int = 10
     search_images: int = 0

@@ -5,6 +5,7 @@ from flexor_search.quantization.convert import (
     quantize_,
     set_s_tanh,
     share_parametrization,
+    shared_s_tanh,
 )
 from flexor_search.quantization.describe import QUANTIZABLE, describe
 from flexor_search.quantization.flexor_weight import FlexorWeight, spread_scale, sum_of_planes
@@ -20,6 +21,7 @@ __all__ = [
     "quantize_",
     "set_s_tanh",
     "share_parametrization",
+    "shared_s_tanh",
     "spread_scale",
     "sum_of_planes",
 ]

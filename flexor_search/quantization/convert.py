@@ -79,6 +79,20 @@ def set_s_tanh(model: nn.Module, s_tanh: float) -> None:
             module.s_tanh.fill_(s_tanh)
 
 
+def shared_s_tanh(model: nn.Module) -> Tensor | None:
+    """Let every quantized layer read its slope from one tensor, to be filled at once; returns it, None without layers.
+
+    Moving the model to another device parts them again.
+    """
+    weights = [module for module in model.modules() if isinstance(module, FlexorWeight)]
+    if not weights:
+        return None
+    shared = weights[0].s_tanh
+    for weight in weights:
+        weight.s_tanh = shared
+    return shared
+
+
 def share_parametrization(
     modules: dict[str, nn.Module], layer: LayerShape, module: nn.Module, weight: nn.Module
 ) -> None:

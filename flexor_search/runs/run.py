@@ -104,6 +104,14 @@ class Run:
             run.unlock()
         return run
 
+    @classmethod
+    def recipe_of(cls, folder: str | Path) -> dict[str, Any]:
+        """Fields of the recipe that the run in a folder was begun with; {} where there is none to be read."""
+        with suppress(RunError):
+            found = cls.open(folder).question.get("recipe_fields")
+            return found if isinstance(found, dict) else {}
+        return {}
+
     def lock(self) -> None:
         """Hold the folder for this process until it ends; a dead process holds nothing.
 

@@ -101,12 +101,12 @@ class Stack:
             found |= {f"{name}.encrypted": layer.encrypted, f"{name}.scale": layer.scale}
         return found
 
-    def optimizer(self, recipe: Recipe) -> torch.optim.Optimizer:
+    def optimizer(self, recipe: Recipe, device: str) -> torch.optim.Optimizer:
         """One optimizer over the stacked parameters; it follows when models leave."""
         encrypted = [layer.encrypted for layer in self._layers.values()]
         ids = {id(tensor) for tensor in encrypted}
         others = [tensor for tensor in self.parameters().values() if id(tensor) not in ids]
-        self._optimizer = make_optimizer(encrypted, others, recipe)
+        self._optimizer = make_optimizer(encrypted, others, recipe, device)
         return self._optimizer
 
     def logits(self, images: Tensor, *, shared: bool = False) -> Tensor:
@@ -128,7 +128,10 @@ class Stack:
         answer, buffers = vmap(forward, in_dims=(0, 0, None if shared else 0), randomness="different")(
             self._parameters | weights, self._buffers, images
         )
-        self._buffers = {name: buffer.detach() for name, buffer in buffers.items()}
+        with torch.no_grad():  # a recorded step finds its buffers where they were
+            for name, buffer in buffers.items():
+                if buffer.data_ptr() != self._buffers[name].data_ptr():
+                    self._buffers[name].copy_(buffer)
         return answer
 
     @torch.no_grad()

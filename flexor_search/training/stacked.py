@@ -6,6 +6,7 @@ bits; dropout draws other random numbers.
 """
 
 import copy
+import functools
 import math
 import time
 import warnings
@@ -19,12 +20,15 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from flexor_search.errors import TrainingError
 from flexor_search.planning import Recipe
+from flexor_search.training.images import Epoch, Shuffler, TrainImages
 from flexor_search.training.stack import Stack, structure
+from flexor_search.training.step import Step, set_learning_rate
 from flexor_search.training.trainer import (
     CHECK_EVERY,
     EVALUATION_BATCH,
     Score,
     TrainResult,
+    default_route,
     resolve_precision,
     seeded,
 )
@@ -53,27 +57,32 @@ def train_stacked(
     seeds: Sequence[int],
     device: str = "cpu",
     on_epoch: Sequence[Watch | None] | None = None,
+    route: str = "",
 ) -> list[TrainResult | TrainingError]:
     """Train models of one structure in place, all at once.
 
     Args:
         models: as `stackable_groups` puts them together.
         data: `train` is learned from, `validation` scored; `test` is not touched.
-        recipe: how, for all; its `channels_last` has no meaning here.
+        recipe: how, for all; its `memory_format` has no meaning here.
         seeds: of the order of images, one a model.
         device: "cpu", "cuda", ...
         on_epoch: one a model, as in `train`; a model that is stopped leaves the stack.
+        route: how a step is done, as in `train`, but not compiled: torch's compiler does not get through vmap over a
+            module.
 
     Returns:
         For each model its result, or the error that ended it: one whose loss is not a number fails alone. Its
         `train_seconds` are its share of the time. All are left in evaluation mode.
     """
+    if "compiled" in route:
+        raise ValueError(f"route: a stack cannot be compiled, got {route!r}")
     watches: list[Watch | None] = list(on_epoch) if on_epoch is not None else [None] * len(models)
     if not len(models) == len(seeds) == len(watches):
         raise ValueError(f"seeds, on_epoch: one a model, got {len(seeds)} and {len(watches)} for {len(models)}")
     for model in models:
         model.to(device)
-    training = _Training(models, data, recipe, seeds, device, watches)
+    training = _Training(models, data, recipe, seeds, device, watches, route)
     with seeded(seeds[0]):
         for epoch in range(recipe.epochs):
             training.epoch(epoch)
@@ -96,14 +105,17 @@ class _Training:
         seeds: Sequence[int],
         device: str,
         watches: list[Watch | None],
+        route: str,
     ) -> None:
         self.stack, self.recipe, self.device, self.watches = Stack(models), recipe, device, watches
         self.members = list(range(len(models)))
         self.results: dict[int, TrainResult | TrainingError] = {}
         self._seconds = [0.0] * len(models)
-        self._train, self._validation = data.train.to(device), data.validation
-        self._orders = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._optimizer = self.stack.optimizer(recipe)
+        self._train, self._validation = TrainImages.of(data.train, recipe, device), data.validation
+        self._shufflers = [Shuffler(seed) for seed in seeds]
+        self._optimizer = self.stack.optimizer(recipe, device)
+        losses = functools.partial(stacked_losses, self.stack, recipe=recipe, device=device)
+        self._take_step = Step(losses, self._optimizer, route or default_route(device))
 
     def epoch(self, epoch: int) -> None:
         """One pass of all members over the images, each in its own order."""
@@ -111,28 +123,24 @@ class _Training:
         batch_size = min(recipe.batch_size, len(self._train))
         steps = len(self._train) // batch_size
         self.stack.train(True)
-        orders = {index: torch.randperm(len(self._train), generator=self._orders[index]) for index in self.members}
-        order = torch.stack([orders[index] for index in self.members]).to(self.device)
+        beginning = list(self.members)
+        planned = Epoch.stacked([self._train.epoch(self._shufflers[index]) for index in beginning])
         for step in range(steps):
             progress = (epoch * steps + step) / (recipe.epochs * steps)
-            for group in self._optimizer.param_groups:
-                group["lr"] = recipe.learning_rate_at(progress)
+            set_learning_rate(self._optimizer, recipe.learning_rate_at(progress))
             self.stack.set_s_tanh(recipe.s_tanh_at(progress))
-            images, labels = self._train.batch(order[:, step * batch_size : (step + 1) * batch_size])
-            losses = stacked_losses(self.stack, images, labels, recipe, self.device)
-            self._optimizer.zero_grad()
-            losses.sum().backward()  # no model's loss depends on another's parameters: each gets its own gradient
-            self._optimizer.step()
+            losses = self._take_step(*self._train.batch(*planned.step(step, batch_size)))
             if step % CHECK_EVERY == 0 or step == steps - 1:
                 remaining = self._fail(losses.tolist(), f"the loss is {{}} in epoch {epoch + 1}, step {step + 1}")
                 if not self.members:
                     break
-                order = order[remaining]
+                if len(remaining) < len(losses):
+                    planned = planned.keep(remaining)
         if self.members:
             self._score(epoch + 1)
-        for index in orders:
-            self._seconds[index] += (time.perf_counter() - started) / len(orders)
-        for index in orders:
+        for index in beginning:
+            self._seconds[index] += (time.perf_counter() - started) / len(beginning)
+        for index in beginning:
             if isinstance(found := self.results.get(index), TrainResult):
                 self.results[index] = TrainResult(found.validation, found.epochs, found.stopped, self._seconds[index])
 
@@ -181,6 +189,7 @@ class _Training:
         staying = [position for position, index in enumerate(self.members) if index not in results]
         self.members = [self.members[position] for position in staying]
         self.stack.keep(staying)
+        self._take_step.forget()
 
 
 def stacked_losses(stack: Stack, images: Tensor, labels: Tensor, recipe: Recipe, device: str) -> Tensor:

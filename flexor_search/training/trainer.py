@@ -5,6 +5,7 @@ own, a trial can be stopped at an epoch) would have to be argued into a framewor
 """
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,9 @@ from torch.nn import functional
 
 from flexor_search.errors import DataError, ModelError, TrainingError
 from flexor_search.planning import Recipe
-from flexor_search.quantization import FlexorWeight, set_s_tanh
+from flexor_search.quantization import FlexorWeight, shared_s_tanh
+from flexor_search.training.images import Shuffler, TrainImages
+from flexor_search.training.step import Step, set_learning_rate
 from flexor_search.workloads import Data, Split
 
 EVALUATION_BATCH = 1000
@@ -78,6 +81,7 @@ def train(
     seed: int,
     device: str = "cpu",
     on_epoch: Callable[[int, Score], bool] | None = None,
+    route: str = "",
 ) -> TrainResult:
     """Train a model in place.
 
@@ -88,6 +92,7 @@ def train(
         seed: of the order of images and of dropout. Build and quantize the model under `seeded` for its first values.
         device: "cpu", "cuda", ...
         on_epoch: called with the number of epochs done and the validation score; returns whether to stop.
+        route: how a step is done, one of step.ROUTES; "": `default_route`.
 
     Returns:
         The score and the cost; the model is left in evaluation mode.
@@ -97,28 +102,26 @@ def train(
     """
     started = time.perf_counter()
     model.to(device)
-    if recipe.channels_last and data.train.images.dim() == 4:
+    if recipe.memory_format == "channels_last" and data.train.images.dim() == 4:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train_split = data.train.to(device)
-    batch_size = min(recipe.batch_size, len(train_split))
-    steps = len(train_split) // batch_size
-    optimizer = _optimizer(model, recipe)
-    order = torch.Generator().manual_seed(seed)
+    train_images = TrainImages.of(data.train, recipe, device)
+    batch_size = min(recipe.batch_size, len(train_images))
+    steps = len(train_images) // batch_size
+    optimizer, shuffler = _optimizer(model, recipe, device), Shuffler(seed)
+    s_tanh = shared_s_tanh(model)
+    losses = functools.partial(_loss, model, recipe=recipe, device=device)
+    take_step = Step(losses, optimizer, route or default_route(device))
     score, epoch, stopped = Score(0.0, math.inf), 0, False
     with seeded(seed):
         while epoch < recipe.epochs and not stopped:
             model.train()
-            images_order = torch.randperm(len(train_split), generator=order).to(device)
+            planned = train_images.epoch(shuffler)
             for step in range(steps):
                 progress = (epoch * steps + step) / (recipe.epochs * steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.learning_rate_at(progress)
-                set_s_tanh(model, recipe.s_tanh_at(progress))
-                images, labels = train_split.batch(images_order[step * batch_size : (step + 1) * batch_size])
-                loss = _loss(model, images, labels, recipe, device)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                set_learning_rate(optimizer, recipe.learning_rate_at(progress))
+                if s_tanh is not None:
+                    s_tanh.fill_(recipe.s_tanh_at(progress))
+                loss = take_step(*train_images.batch(*planned.step(step, batch_size)))
                 if step % CHECK_EVERY == 0 or step == steps - 1:
                     _check_finite(loss, epoch, step)
             epoch += 1
@@ -197,7 +200,7 @@ def _check_trains(model: nn.Module, images: Tensor, labels: Tensor) -> None:
 
 
 def _logits(model: nn.Module, images: Tensor, recipe: Recipe, device: str) -> Tensor:
-    if recipe.channels_last and images.dim() == 4:
+    if recipe.memory_format == "channels_last" and images.dim() == 4:
         images = images.contiguous(memory_format=torch.channels_last)
     low = resolve_precision(recipe.precision, device) == "bfloat16"
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
@@ -214,7 +217,12 @@ def _check_finite(loss: Tensor, epoch: int, step: int) -> None:
         raise TrainingError(f"the loss is {value} in epoch {epoch + 1}, step {step + 1}")
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def default_route(device: str) -> str:
+    """How a step is done where nothing else is measured: replayed on a GPU, where launches cost most."""
+    return "replayed" if device.startswith("cuda") else "eager"
+
+
+def _optimizer(model: nn.Module, recipe: Recipe, device: str) -> torch.optim.Optimizer:
     encrypted = {
         id(parametrized.original0)
         for module in model.modules()
@@ -224,22 +232,25 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     }
     parameters = list(model.parameters())
     return make_optimizer(
-        [p for p in parameters if id(p) in encrypted], [p for p in parameters if id(p) not in encrypted], recipe
+        [p for p in parameters if id(p) in encrypted], [p for p in parameters if id(p) not in encrypted], recipe, device
     )
 
 
-def make_optimizer(encrypted: list[Tensor], others: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(encrypted: list[Tensor], others: list[Tensor], recipe: Recipe, device: str) -> torch.optim.Optimizer:
     """The recipe's optimizer; both kinds work element by element, so a stack of models trains like each alone.
 
     Args:
         encrypted: encrypted weights.
         others: all other parameters.
         recipe: which of them its weight decay touches, and everything else.
+        device: where they are; on a GPU the optimizer's step can be recorded.
     """
     touched = {"all": encrypted + others, "encrypted": encrypted, "none": []}[recipe.decay]
     free = {"all": [], "encrypted": others, "none": encrypted + others}[recipe.decay]
     groups = [{"params": touched, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
+    on_gpu = device.startswith("cuda")
+    rate = torch.tensor(recipe.learning_rate, device=device) if on_gpu else recipe.learning_rate
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, fused=True)
-    return torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
+    return torch.optim.Adam(groups, lr=rate, fused=True, capturable=on_gpu)

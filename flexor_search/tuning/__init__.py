@@ -16,7 +16,7 @@ from flexor_search.tuning.measurer import Candidate, Measurer
 from flexor_search.tuning.observer import Observer, Phase, Silent
 from flexor_search.tuning.summary import copy_trained, packing_lines, packing_warnings, ship, summarize
 from flexor_search.tuning.team import choose_team, trials_ahead
-from flexor_search.tuning.time_plan import time_plan
+from flexor_search.tuning.time_plan import closed_recipe, time_plan
 
 __all__ = [
     "FINALISTS",
@@ -32,6 +32,7 @@ __all__ = [
     "allocation_of",
     "choose",
     "choose_team",
+    "closed_recipe",
     "confirm",
     "confirmation_seeds",
     "copy_trained",

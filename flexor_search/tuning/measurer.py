@@ -89,6 +89,7 @@ class Measurer:
         recipe: the full recipe; search trials use its shortened form.
         model_name: the built-in workload, "" for a user's own model.
         device: where to train.
+        route: how a training step is done, one of training.step.ROUTES; "": the device's default.
     """
 
     run: Run
@@ -97,6 +98,12 @@ class Measurer:
     recipe: Recipe
     model_name: str
     device: str
+    route: str = ""
+
+    @property
+    def training(self) -> tuple[Callable[[], nn.Module], Data, Recipe, str]:
+        """What is trained by what, and where: build, data, recipe, device."""
+        return self.build, self.data, self.recipe, self.device
 
     def known(self, candidate: Candidate, phase: str, seed: int) -> Measurement | None:
         """The measurement, if it was made before; one whose packed file was lost is made again."""
@@ -142,7 +149,7 @@ class Measurer:
         try:
             model = self._fresh(trial.candidate.allocation, recipe, trial.seed)
             watch = trial.watch(rungs)
-            result = train(model, data, recipe, seed=trial.seed, device=self.device, on_epoch=watch)
+            result = train(model, data, recipe, seed=trial.seed, device=self.device, on_epoch=watch, route=self.route)
         except FAILURES as error:
             return self.failed(trial, number, _first_line(error), rungs)
         return self._ended(trial, number, model, result, rungs)
@@ -167,6 +174,7 @@ class Measurer:
                     seeds=[trials[index].seed for index in group],
                     device=self.device,
                     on_epoch=[trials[index].watch(seen) for index, seen in zip(group, rungs, strict=True)],
+                    route=self.route,
                 )
             except (MemoryError, torch.OutOfMemoryError):
                 half = (len(group) + 1) // 2

@@ -102,5 +102,5 @@ def _bytes_per_model(measurer: Measurer, allocation: Allocation) -> int:
 
     torch.cuda.reset_peak_memory_stats(measurer.device)
     before = torch.cuda.memory_allocated(measurer.device)
-    seconds_per_image(measurer, allocation)
+    seconds_per_image(*measurer.training, allocation)
     return torch.cuda.max_memory_allocated(measurer.device) - before

@@ -1,18 +1,23 @@
 """How long a run will take, measured before it starts on a few steps of the real training."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
+
+from torch import nn
 
 from flexor_search.errors import TrainingError
-from flexor_search.planning import Allocation
+from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import quantize_
 from flexor_search.runs import CONFIRM, SEARCH
-from flexor_search.training import seeded, train
+from flexor_search.training import choose, is_open, seeded, train
 from flexor_search.tuning.measurer import Measurer
-from flexor_search.tuning.observer import Phase
+from flexor_search.tuning.observer import Observer, Phase
+from flexor_search.workloads import Data
 
-_STEPS = 6
+_WARM_UP_STEPS, _STEPS = 4, 6
 
 
 def time_plan(measurer: Measurer, allocation: Allocation, trials: int, confirmations: int) -> tuple[Phase, ...]:
@@ -24,7 +29,7 @@ def time_plan(measurer: Measurer, allocation: Allocation, trials: int, confirmat
         trials: trainings of the search.
         confirmations: trainings of the confirmation.
     """
-    per_image = seconds_per_image(measurer, allocation)
+    per_image = seconds_per_image(*measurer.training, allocation)
     recipe, images = measurer.recipe, len(measurer.data.train)
     few = min(recipe.search_images or images, images)
     short = recipe.for_search().epochs
@@ -34,16 +39,48 @@ def time_plan(measurer: Measurer, allocation: Allocation, trials: int, confirmat
     )
 
 
-def seconds_per_image(measurer: Measurer, allocation: Allocation) -> float:
-    """Time of training on one image, from a few steps after a first one that warms up."""
-    recipe, data = replace(measurer.recipe, epochs=1), measurer.data
+def seconds_per_image(
+    build: Callable[[], nn.Module], data: Data, recipe: Recipe, device: str, allocation: Allocation
+) -> float:
+    """Time of training on one image, from a few steps after some that warm up."""
     with seeded(0):
-        model = quantize_(measurer.build(), allocation)
-    for steps in (2, _STEPS):
+        model = quantize_(build(), allocation)
+    seconds, count = 0.0, 1
+    for steps in (_WARM_UP_STEPS, _STEPS):
         count = min(len(data.train), recipe.batch_size * steps)
         sample = replace(data, train=data.train.take(count), validation=data.validation.take(200))
         started = time.perf_counter()
         with suppress(TrainingError):  # to be told by the training that it fails, not by its timing
-            train(model, sample, recipe, seed=0, device=measurer.device)
+            train(model, sample, replace(recipe, epochs=1), seed=0, device=device)
         seconds = time.perf_counter() - started
     return seconds / count
+
+
+def closed_recipe(
+    build: Callable[[], nn.Module],
+    data: Data,
+    recipe: Recipe,
+    device: str,
+    allocation: Allocation,
+    earlier: dict[str, Any],
+    observer: Observer,
+) -> Recipe:
+    """A recipe with nothing left open: as an earlier call of the same run closed it, or by a short measurement.
+
+    Args:
+        build, data, recipe, device: what is trained, and where.
+        allocation: a typical one, to time.
+        earlier: fields of the recipe that the run was begun with; {} for a new one.
+        observer: is told what was measured.
+    """
+    if not is_open(recipe):
+        return recipe
+    if earlier:
+        fields = {name: earlier.get(name, getattr(recipe, name)) for name in ("precision", "memory_format")}
+        if not is_open(known := replace(recipe, **fields)):
+            return known
+    closed, measured = choose(recipe, device, lambda r: seconds_per_image(build, data, r, device, allocation))
+    if measured:
+        told = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in measured.items())
+        observer.message(f"an image in training: {told}; chosen: {closed.precision} {closed.memory_format}")
+    return closed

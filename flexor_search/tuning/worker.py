@@ -77,7 +77,7 @@ def load_data(path: str) -> Data:
 def answer(measurer: Measurer, request: Attempt | Probe) -> Measurement | float:
     """Do what is asked."""
     if isinstance(request, Probe):
-        return seconds_per_image(measurer, request.allocation)
+        return seconds_per_image(*measurer.training, request.allocation)
     return measurer.attempt(request.trial, request.number)
 
 

@@ -63,12 +63,19 @@ class Split:
         chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count]
         return Split(self.name, self.images[chosen], self.labels[chosen], self.mean, self.std)
 
+    def pinned(self) -> "Split":
+        """The same split in memory that a GPU copies from without waiting."""
+        return Split(self.name, self.images.pin_memory(), self.labels.pin_memory(), self.mean, self.std)
+
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Images as float32, and labels."""
-        images = self.images[index]
+        return self.normalized(self.images[index]), self.labels[index]
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """Some of its images as float32."""
         if images.dtype == torch.uint8:
-            images = images.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
-        return images, self.labels[index]
+            return images.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
+        return images
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in order."""

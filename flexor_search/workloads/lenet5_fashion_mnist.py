@@ -39,7 +39,7 @@ WORKLOAD = Workload(
         epochs=4,
         batch_size=128,
         precision="auto",
-        channels_last=True,
+        memory_format="auto",
         search_epochs=2,
         search_images=15_000,
     ),

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from torch import nn
 
-from benchmarks.resnet20 import ResNet20
 from flexor_search.codes import make_code, plane_bytes
 from flexor_search.errors import ModelError, UsageError
 from flexor_search.packing import onnx_decoder, pack, unpack_into
@@ -25,6 +24,7 @@ from flexor_search.planning import KEPT, Allocation, LayerSpec, file_layout
 from flexor_search.quantization import describe, quantize_
 from flexor_search.training import seeded
 from flexor_search.workloads import WORKLOADS
+from flexor_search.workloads.resnet import ResNet
 
 from .models import Case, as_trained, cases, digits_case, layer_specs
 
@@ -128,8 +128,8 @@ def test_any_layers_decode_to_the_reference_bit_for_bit(data, together):
         pytest.param(
             WORKLOADS["lenet5-fashion-mnist"].build, (1, 28, 28), LayerSpec(n_in=8, n_out=20), False, id="lenet5"
         ),
-        pytest.param(ResNet20, (3, 32, 32), LayerSpec(n_in=8, n_out=20), True, id="resnet20"),
-        pytest.param(ResNet20, (3, 32, 32), LayerSpec("taps", 3, 20, 8), False, id="resnet20, 8 planes"),
+        pytest.param(ResNet, (3, 32, 32), LayerSpec(n_in=8, n_out=20), True, id="resnet20"),
+        pytest.param(ResNet, (3, 32, 32), LayerSpec("taps", 3, 20, 8), False, id="resnet20, 8 planes"),
         pytest.param(torchvision.models.resnet18, (3, 64, 64), LayerSpec(n_in=8, n_out=20), True, id="resnet18"),
         pytest.param(of_ten("mobilenet_v3_small"), (3, 64, 64), LayerSpec(n_in=8, n_out=20), False, id="mobilenet_v3"),
         pytest.param(of_ten("efficientnet_b0"), (3, 64, 64), LayerSpec(n_in=4, n_out=20), False, id="efficientnet_b0"),
@@ -247,6 +247,6 @@ def test_what_does_not_fit_is_refused(tmp_path):
     case = digits_case()
     packed = pack(case.model, case.allocation)
     with pytest.raises(ModelError, match=r"its tensors are not those|batch norms"):
-        save_onnx(packed, ResNet20(), case.images, tmp_path / "model.onnx")
+        save_onnx(packed, ResNet(), case.images, tmp_path / "model.onnx")
     with pytest.raises(UsageError, match="example"):
         save_onnx(packed, case.build(), case.images[:0], tmp_path / "model.onnx")

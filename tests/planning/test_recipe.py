@@ -61,7 +61,8 @@ def test_a_search_trial_is_never_longer_than_the_training():
         warmup=st.floats(0, 0.99),
         halve_at=st.lists(st.floats(0, 1)).map(tuple),
         epochs=st.integers(1, 1000),
-        channels_last=st.booleans(),
+        memory_format=st.sampled_from(["auto", "contiguous", "channels_last"]),
+        augmentation=st.sampled_from(["none", "flip", "crop-flip"]),
     )
 )
 def test_json_round_trip(recipe):
@@ -109,7 +110,7 @@ def test_values_out_of_range_are_refused(change, message):
         ({"epochs": True}, "epochs must be of type int, got True"),
         ({"learning_rate": "0.1"}, "learning_rate must be of type float, got '0.1'"),
         ({"learning_rate": True}, "learning_rate must be of type float"),
-        ({"channels_last": 1}, "channels_last must be of type bool"),
+        ({"memory_format": 1}, "memory_format must be of type str"),
         ({"halve_at": 0.5}, "halve_at must be of type tuple"),
     ],
 )

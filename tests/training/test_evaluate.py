@@ -28,7 +28,7 @@ def test_accuracy_and_cross_entropy_over_several_batches():
     assert not model.training
 
 
-@pytest.mark.parametrize("recipe", [Recipe(precision="bfloat16"), Recipe(channels_last=True)])
+@pytest.mark.parametrize("recipe", [Recipe(precision="bfloat16"), Recipe(memory_format="channels_last")])
 def test_the_recipes_precision_and_memory_format_change_little(recipe):
     torch.manual_seed(0)
     model, split = small_net(), digits().validation

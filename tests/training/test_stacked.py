@@ -291,7 +291,7 @@ def test_frozen_parameters_stay_and_dropout_differs():
 def test_it_learns_in_bfloat16():
     data = Data(digits().train.take(600), digits().validation, Untouchable())
     models = [model_of(conv_net, seed, 7) for seed in range(2)]
-    recipe = replace(RECIPE, epochs=8, learning_rate=0.01, precision="bfloat16", channels_last=True)
+    recipe = replace(RECIPE, epochs=8, learning_rate=0.01, precision="bfloat16", memory_format="channels_last")
     for result in train_stacked(models, data, recipe, seeds=(0, 1)):
         assert result.validation.accuracy > 0.6
 

@@ -130,7 +130,9 @@ def test_it_learns_the_digits():
     assert train(model, data, replace(chosen.recipe, epochs=8), seed=0).validation.accuracy > 0.9
 
 
-@pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"channels_last": True}, {"surrogate": "ste"}])
+@pytest.mark.parametrize(
+    "changes", [{"precision": "bfloat16"}, {"memory_format": "channels_last"}, {"surrogate": "ste"}]
+)
 def test_other_ways_to_compute_learn_too(changes):
     recipe = replace(RECIPE, epochs=8, learning_rate=0.01, **changes)
     data = Data(digits().train.take(600), digits().validation, Untouchable())

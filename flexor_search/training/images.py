@@ -1,0 +1,148 @@
+"""Training images where they are trained on: their order, their augmentation, their batches.
+
+A data set that fits lives on the device as it is stored (uint8 where it is images), and batches are gathered, moved and
+normalized there, many images in one operation: no DataLoader stands in the loop.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flexor_search.errors import DataError
+from flexor_search.planning import Recipe
+from flexor_search.workloads import Split
+
+PADDING = 4
+"""Black pixels around an image that is cropped to its own size again: the usual augmentation of CIFAR."""
+_MEMORY_SHARE = 0.5
+"""Of a device's free memory: the most that images may take; the rest is for training."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the images does with each.
+
+    Attributes:
+        order: indices of images, shape (n,); of a stack of K models (K, n).
+        moves: of each image, in that order: its place in its padded self (down, right), 0 to 2 * PADDING, and whether
+            it is mirrored; shape (..., n, 3), uint8; empty (..., n, 0) without augmentation.
+    """
+
+    order: Tensor
+    moves: Tensor
+
+    @classmethod
+    def stacked(cls, epochs: "list[Epoch]") -> "Epoch":
+        """Those of several models, one beside the other."""
+        return cls(torch.stack([epoch.order for epoch in epochs]), torch.stack([epoch.moves for epoch in epochs]))
+
+    def to(self, device: torch.device) -> "Epoch":
+        """The same on a device."""
+        return Epoch(self.order.to(device), self.moves.to(device))
+
+    def keep(self, positions: list[int]) -> "Epoch":
+        """That of some models of a stack."""
+        return Epoch(self.order[positions], self.moves[positions])
+
+    def step(self, step: int, size: int) -> tuple[Tensor, Tensor]:
+        """Order and moves of a batch."""
+        part = slice(step * size, (step + 1) * size)
+        return self.order[..., part], self.moves[..., part, :]
+
+
+class Shuffler:
+    """Epochs of one training; they depend on the seed alone, not on the device or on who trains beside it."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def epoch(self, count: int, augmentation: str) -> Epoch:
+        """The next one, over so many images."""
+        order = torch.randperm(count, generator=self.generator)
+        if augmentation == "none":
+            return Epoch(order, torch.zeros(count, 0, dtype=torch.uint8))
+        moves = torch.full((count, 3), PADDING, dtype=torch.uint8)
+        if augmentation == "crop-flip":
+            moves[:, :2] = torch.randint(2 * PADDING + 1, (count, 2), generator=self.generator, dtype=torch.uint8)
+        moves[:, 2] = torch.randint(2, (count,), generator=self.generator, dtype=torch.uint8)
+        return Epoch(order, moves)
+
+
+def moved(images: Tensor, moves: Tensor) -> Tensor:
+    """Crop each image out of its padded self, and mirror it.
+
+    Args:
+        images: shape (..., channels, height, width), any dtype.
+        moves: shape (..., 3), as in Epoch.
+
+    Returns:
+        The same shape and dtype.
+    """
+    shape = images.shape
+    flat, each = images.reshape(-1, *shape[-3:]), moves.reshape(-1, 3).long()
+    down, right, mirrored = each[:, 0, None], each[:, 1, None], each[:, 2, None] > 0
+    rows = torch.arange(shape[-2], device=images.device)
+    columns = torch.arange(shape[-1], device=images.device)
+    columns = torch.where(mirrored, columns.flip(0), columns)
+    padded = functional.pad(flat, (PADDING,) * 4)
+    image = torch.arange(len(flat), device=images.device)[:, None, None]
+    found = padded[
+        image, :, (down + rows)[:, :, None], (right + columns)[:, None, :]
+    ]  # (images, height, width, channels)
+    return found.permute(0, 3, 1, 2).reshape(shape)
+
+
+@dataclass(frozen=True)
+class TrainImages:
+    """A training split as a training uses it.
+
+    Attributes:
+        split: where its images lie: on the device, or pinned in memory where they do not fit there.
+        device: where batches are wanted.
+        augmentation: as in Recipe.
+
+    Raises:
+        DataError: augmentation of what has no height and width.
+    """
+
+    split: Split
+    device: torch.device
+    augmentation: str
+
+    @classmethod
+    def of(cls, split: Split, recipe: Recipe, device: str) -> "TrainImages":
+        """Place a split for a device."""
+        if recipe.augmentation != "none" and split.images.dim() != 4:
+            raise DataError(
+                f"data: augmentation {recipe.augmentation!r} needs images of shape (channels, height, width), got "
+                f'{tuple(split.images.shape[1:])}; set augmentation = "none" in the recipe'
+            )
+        place = torch.device(device)
+        if place.type != "cuda":
+            return cls(split.to(place), place, recipe.augmentation)
+        free_bytes, _ = torch.cuda.mem_get_info(place)
+        if fits(split, free_bytes):
+            return cls(split.to(place), place, recipe.augmentation)
+        return cls(split.pinned(), place, recipe.augmentation)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def epoch(self, shuffler: Shuffler) -> Epoch:
+        """The next epoch of a training, where the images are."""
+        return shuffler.epoch(len(self.split), self.augmentation).to(self.split.images.device)
+
+    def batch(self, order: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels, augmented, as float32, on the device."""
+        images, labels = self.split.images[order], self.split.labels[order]
+        if self.augmentation != "none":
+            images = moved(images, moves)
+        images, labels = (part.to(self.device, non_blocking=True) for part in (images, labels))
+        return self.split.normalized(images), labels
+
+
+def fits(split: Split, free_bytes: int) -> bool:
+    """Whether a split leaves a device enough memory to train."""
+    return split.images.nbytes + split.labels.nbytes <= _MEMORY_SHARE * free_bytes
