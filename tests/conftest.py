@@ -3,6 +3,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # no limits on time: a busy machine is no failure
@@ -16,3 +17,14 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 SOURCES = sorted((Path(__file__).parents[1] / "flexor_search" / "codes").glob("*.py"))
 KEY = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:16]
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"flexor-search-numba-{KEY}"))
+
+
+@pytest.fixture
+def one_thread():
+    """Small nets train faster on one thread, and to the same values everywhere."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ run.toml                    the resolved question and its fingerprint
 measurements.csv            every training ever made, appended and flushed, one line each
 trained/N.safetensors       the packed model of measurement N, verified when it was trained
 trained/N.json              what its packing saved and changed, measured then
+trained/unfinished-KEY.safetensors   how far a training has come that is under way, for trainings longer than a minute
 study.db                    the same measurements as an Optuna study, for optuna-dashboard
 summary.json, front.csv, report.html, model-BUDGET.safetensors, allocation-BUDGET.json
 run.log                     messages with times
@@ -156,7 +157,7 @@ class Run:
         return pd.DataFrame([m.to_row() for m in self._measurements], columns=list(COLUMNS))
 
     def append(self, measurement: Measurement) -> None:
-        """Add a measurement, on disk when this returns.
+        """Add a measurement, on disk when this returns; the checkpoint of its training has served and is removed.
 
         Raises:
             RunError: the disk is full or the folder not writable.
@@ -174,6 +175,7 @@ class Run:
                 os.truncate(path, size)  # no half a line stays
             raise write_error(path, error) from error
         self._measurements.append(measurement)
+        self.unfinished_path(measurement.key).unlink(missing_ok=True)
 
     def find(self, key: tuple[str, str, int]) -> Measurement | None:
         """The measurement of this allocation, phase and seed, if it was made; the last, if it was made again."""
@@ -182,6 +184,11 @@ class Run:
     def trained_path(self, number: int) -> Path:
         """Where the packed model of a measurement lies."""
         return self.folder / "trained" / f"{number}.safetensors"
+
+    def unfinished_path(self, key: tuple[str, str, int]) -> Path:
+        """Where the checkpoint of a training lies while it is under way; the key is a measurement's."""
+        digest, phase, seed = key
+        return self.folder / "trained" / f"unfinished-{digest}-{phase}-{seed}.safetensors"
 
     def packing_path(self, number: int) -> Path:
         """Where it is told what packing a measurement saved and changed."""

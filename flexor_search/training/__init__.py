@@ -1,10 +1,13 @@
 """How models are trained and scored: one, or many as one."""
 
+from flexor_search.training.checkpoint import CHECKPOINT_SECONDS, Checkpoint, say_nothing
 from flexor_search.training.choice import choose, is_open
 from flexor_search.training.stacked import stackable_groups, train_stacked, why_not_stackable
 from flexor_search.training.trainer import Score, TrainResult, check_fits, evaluate, resolve_precision, seeded, train
 
 __all__ = [
+    "CHECKPOINT_SECONDS",
+    "Checkpoint",
     "Score",
     "TrainResult",
     "check_fits",
@@ -12,6 +15,7 @@ __all__ = [
     "evaluate",
     "is_open",
     "resolve_precision",
+    "say_nothing",
     "seeded",
     "stackable_groups",
     "train",

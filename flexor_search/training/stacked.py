@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from flexor_search.errors import TrainingError
 from flexor_search.planning import Recipe
+from flexor_search.training.checkpoint import Checkpoint, Saver
 from flexor_search.training.images import Epoch, Shuffler, TrainImages
 from flexor_search.training.stack import Stack, structure
 from flexor_search.training.step import Step, set_learning_rate
@@ -58,6 +59,7 @@ def train_stacked(
     device: str = "cpu",
     on_epoch: Sequence[Watch | None] | None = None,
     route: str = "",
+    checkpoint: Checkpoint | None = None,
 ) -> list[TrainResult | TrainingError]:
     """Train models of one structure in place, all at once.
 
@@ -70,6 +72,7 @@ def train_stacked(
         on_epoch: one a model, as in `train`; a model that is stopped leaves the stack.
         route: how a step is done, as in `train`, but not compiled: torch's compiler does not get through vmap over a
             module.
+        checkpoint: of all of them together, as in `train`.
 
     Returns:
         For each model its result, or the error that ended it: one whose loss is not a number fails alone. Its
@@ -82,12 +85,10 @@ def train_stacked(
         raise ValueError(f"seeds, on_epoch: one a model, got {len(seeds)} and {len(watches)} for {len(models)}")
     for model in models:
         model.to(device)
-    training = _Training(models, data, recipe, seeds, device, watches, route)
     with seeded(seeds[0]):
-        for epoch in range(recipe.epochs):
-            training.epoch(epoch)
-            if not training.members:
-                break
+        training = _Training(models, data, recipe, seeds, device, watches, route, checkpoint)
+        while training.members:
+            training.epoch()
     training.stack.write_back()
     for model in models:
         model.eval()
@@ -106,26 +107,36 @@ class _Training:
         device: str,
         watches: list[Watch | None],
         route: str,
+        checkpoint: Checkpoint | None,
     ) -> None:
-        self.stack, self.recipe, self.device, self.watches = Stack(models), recipe, device, watches
+        self.recipe, self.device, self.watches = recipe, device, watches
         self.members = list(range(len(models)))
         self.results: dict[int, TrainResult | TrainingError] = {}
+        self.done, self.step = 0, 0
+        self._scores: list[tuple[int, dict[int, Score]]] = []
         self._seconds = [0.0] * len(models)
         self._train, self._validation = TrainImages.of(data.train, recipe, device), data.validation
         self._shufflers = [Shuffler(seed) for seed in seeds]
+        identity = [recipe.to_json(), list(seeds), len(self._train), torch.device(device).type]
+        self._saver = Saver(checkpoint, identity, {str(index): model for index, model in enumerate(models)})
+        saved = self._saver.restore()
+        self.stack = Stack(models)
+        if saved is not None:
+            self._take_up(saved)
         self._optimizer = self.stack.optimizer(recipe, device)
+        self._saver.restore_optimizer(self._optimizer)
         losses = functools.partial(stacked_losses, self.stack, recipe=recipe, device=device)
         self._take_step = Step(losses, self._optimizer, route or default_route(device))
 
-    def epoch(self, epoch: int) -> None:
-        """One pass of all members over the images, each in its own order."""
-        started, recipe = time.perf_counter(), self.recipe
+    def epoch(self) -> None:
+        """What is left of one pass of all members over the images, each in its own order."""
+        started, recipe, epoch = time.perf_counter(), self.recipe, self.done
         batch_size = min(recipe.batch_size, len(self._train))
         steps = len(self._train) // batch_size
         self.stack.train(True)
         beginning = list(self.members)
         planned = Epoch.stacked([self._train.epoch(self._shufflers[index]) for index in beginning])
-        for step in range(steps):
+        for step in range(self.step, steps):
             progress = (epoch * steps + step) / (recipe.epochs * steps)
             set_learning_rate(self._optimizer, recipe.learning_rate_at(progress))
             self.stack.set_s_tanh(recipe.s_tanh_at(progress))
@@ -136,6 +147,11 @@ class _Training:
                     break
                 if len(remaining) < len(losses):
                     planned = planned.keep(remaining)
+            self.step = step + 1
+            if self._saver.is_due():
+                self.stack.write_back()
+                self._saver.save(self._optimizer, self._progress((time.perf_counter() - started) / len(beginning)))
+        self.done, self.step = epoch + 1, 0
         if self.members:
             self._score(epoch + 1)
         for index in beginning:
@@ -144,6 +160,41 @@ class _Training:
             if isinstance(found := self.results.get(index), TrainResult):
                 self.results[index] = TrainResult(found.validation, found.epochs, found.stopped, self._seconds[index])
 
+    def _progress(self, seconds: float) -> dict[str, Any]:
+        """All that is neither a tensor nor follows from the seeds.
+
+        Args:
+            seconds: a member's share of the time since the epoch began.
+        """
+        ended = {index: r for index, r in self.results.items() if isinstance(r, TrainResult)}
+        return {
+            "done": self.done,
+            "step": self.step,
+            "members": self.members,
+            "seconds": [spent + seconds * (i in self.members) for i, spent in enumerate(self._seconds)],
+            "scores": [(done, [(i, s.accuracy, s.loss) for i, s in scores.items()]) for done, scores in self._scores],
+            "failed": [(index, str(r)) for index, r in self.results.items() if isinstance(r, TrainingError)],
+            "ended": [(i, r.validation.accuracy, r.validation.loss, r.epochs, r.stopped) for i, r in ended.items()],
+        }
+
+    def _take_up(self, saved: dict[str, Any]) -> None:
+        """Where a saved training was; its models have their values already."""
+        self.done, self.step, self._seconds = saved["done"], saved["step"], saved["seconds"]
+        self.results = {index: TrainingError(text) for index, text in saved["failed"]} | {
+            index: TrainResult(Score(accuracy, loss), epochs, stopped, self._seconds[index])
+            for index, accuracy, loss, epochs, stopped in saved["ended"]
+        }
+        self.members = saved["members"]
+        self.stack.keep(self.members)
+        for index in self.members:
+            for _ in range(self.done):
+                self._train.epoch(self._shufflers[index])
+        for done, scores in saved["scores"]:
+            self._scores.append((done, {index: Score(accuracy, loss) for index, accuracy, loss in scores}))
+            for index, score in self._scores[-1][1].items():
+                if (watch := self.watches[index]) is not None:
+                    watch(done, score)
+
     def _score(self, done: int) -> None:
         """Score those that are watched, or all at the end; some may leave."""
         last = done == self.recipe.epochs
@@ -151,6 +202,8 @@ class _Training:
             return
         scores = dict(zip(self.members, self.score(), strict=True))
         self._fail([scores[i].loss for i in self.members], f"the validation loss is {{}} after epoch {done}")
+        if not last:
+            self._scores.append((done, {index: scores[index] for index in self.members}))
         leaving = {}
         for index in self.members:
             watch = self.watches[index]

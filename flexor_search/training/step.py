@@ -118,6 +118,8 @@ class Step:
         self._optimizer.zero_grad()  # so that the gradients are the recording's own
         try:
             self._replay = recorder.record(lambda: self._as_it_stands(*self._batch))
+        except torch.OutOfMemoryError:  # who trains may try with less
+            raise
         except RuntimeError as error:  # a model that looks at its values, or copies to the processor
             _log.info("a training step cannot be recorded and goes on as it stands: %s", str(error).splitlines()[0])
             self._recorder, self.route = None, self.route.removesuffix("replayed").removesuffix(" and ") or "eager"

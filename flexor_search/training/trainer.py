@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.nn import functional
 from flexor_search.errors import DataError, ModelError, TrainingError
 from flexor_search.planning import Recipe
 from flexor_search.quantization import FlexorWeight, shared_s_tanh
+from flexor_search.training.checkpoint import Checkpoint, Saver
 from flexor_search.training.images import Shuffler, TrainImages
 from flexor_search.training.step import Step, set_learning_rate
 from flexor_search.workloads import Data, Split
@@ -82,6 +84,7 @@ def train(
     device: str = "cpu",
     on_epoch: Callable[[int, Score], bool] | None = None,
     route: str = "",
+    checkpoint: Checkpoint | None = None,
 ) -> TrainResult:
     """Train a model in place.
 
@@ -91,48 +94,107 @@ def train(
         recipe: how; its `epochs` are done on all of `data.train`.
         seed: of the order of images and of dropout. Build and quantize the model under `seeded` for its first values.
         device: "cpu", "cuda", ...
-        on_epoch: called with the number of epochs done and the validation score; returns whether to stop.
+        on_epoch: called with the number of epochs done and the validation score; returns whether to stop. Of a training
+            that goes on from a checkpoint it is told the earlier epochs again.
         route: how a step is done, one of step.ROUTES; "": `default_route`.
+        checkpoint: where the training is written down now and then, and taken up from if it was; None: nowhere.
 
     Returns:
-        The score and the cost; the model is left in evaluation mode.
+        The score and the cost, that of earlier attempts included; the model is left in evaluation mode.
 
     Raises:
         TrainingError: the loss is not a finite number.
+        RunError: the checkpoint cannot be written.
     """
-    started = time.perf_counter()
     model.to(device)
     if recipe.memory_format == "channels_last" and data.train.images.dim() == 4:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train_images = TrainImages.of(data.train, recipe, device)
-    batch_size = min(recipe.batch_size, len(train_images))
-    steps = len(train_images) // batch_size
-    optimizer, shuffler = _optimizer(model, recipe, device), Shuffler(seed)
-    s_tanh = shared_s_tanh(model)
-    losses = functools.partial(_loss, model, recipe=recipe, device=device)
-    take_step = Step(losses, optimizer, route or default_route(device))
-    score, epoch, stopped = Score(0.0, math.inf), 0, False
     with seeded(seed):
-        while epoch < recipe.epochs and not stopped:
-            model.train()
-            planned = train_images.epoch(shuffler)
-            for step in range(steps):
-                progress = (epoch * steps + step) / (recipe.epochs * steps)
-                set_learning_rate(optimizer, recipe.learning_rate_at(progress))
-                if s_tanh is not None:
-                    s_tanh.fill_(recipe.s_tanh_at(progress))
-                loss = take_step(*train_images.batch(*planned.step(step, batch_size)))
-                if step % CHECK_EVERY == 0 or step == steps - 1:
-                    _check_finite(loss, epoch, step)
-            epoch += 1
-            if on_epoch is not None or epoch == recipe.epochs:
-                score = evaluate(model, data.validation, device=device, recipe=recipe)
-                if not math.isfinite(score.loss):
-                    raise TrainingError(f"the validation loss is {score.loss} after epoch {epoch}")
-            if on_epoch is not None and epoch < recipe.epochs:
-                stopped = on_epoch(epoch, score)
+        result = _Training(model, data, recipe, seed, device, on_epoch, route, checkpoint).run()
     model.eval()
-    return TrainResult(score, epoch, stopped, time.perf_counter() - started)
+    return result
+
+
+class _Training:
+    """The state of one training; what is not a tensor of the model or the optimizer is its position and its scores."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        recipe: Recipe,
+        seed: int,
+        device: str,
+        on_epoch: Callable[[int, Score], bool] | None,
+        route: str,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.model, self.recipe, self.device, self.on_epoch = model, recipe, device, on_epoch
+        self.train, self.validation = TrainImages.of(data.train, recipe, device), data.validation
+        self.batch_size = min(recipe.batch_size, len(self.train))
+        self.steps = len(self.train) // self.batch_size
+        self.shuffler = Shuffler(seed)
+        self.epoch, self.step, self.scores, self._started = 0, 0, list[tuple[int, Score]](), time.perf_counter()
+        identity = [recipe.to_json(), seed, len(self.train), torch.device(device).type]
+        self.s_tanh = shared_s_tanh(model)  # before the saver looks for the tensors of the model
+        self.saver = Saver(checkpoint, identity, {"model": model})
+        saved = self.saver.restore()
+        self.optimizer = _optimizer(model, recipe, device)
+        self.saver.restore_optimizer(self.optimizer)
+        losses = functools.partial(_loss, model, recipe=recipe, device=device)
+        self.take_step = Step(losses, self.optimizer, route or default_route(device))
+        if saved is not None:
+            self._take_up(saved)
+
+    def run(self) -> TrainResult:
+        """From where it is to the end."""
+        score, stopped = Score(0.0, math.inf), False
+        while self.epoch < self.recipe.epochs and not stopped:
+            self._pass()
+            self.epoch, self.step = self.epoch + 1, 0
+            last = self.epoch == self.recipe.epochs
+            if self.on_epoch is not None or last:
+                score = evaluate(self.model, self.validation, device=self.device, recipe=self.recipe)
+                if not math.isfinite(score.loss):
+                    raise TrainingError(f"the validation loss is {score.loss} after epoch {self.epoch}")
+            if self.on_epoch is not None and not last:
+                self.scores.append((self.epoch, score))
+                stopped = self.on_epoch(self.epoch, score)
+        return TrainResult(score, self.epoch, stopped, self._seconds())
+
+    def _pass(self) -> None:
+        """What is left of a pass over the images."""
+        recipe, steps, size = self.recipe, self.steps, self.batch_size
+        self.model.train()
+        planned = self.train.epoch(self.shuffler)
+        for step in range(self.step, steps):
+            progress = (self.epoch * steps + step) / (recipe.epochs * steps)
+            set_learning_rate(self.optimizer, recipe.learning_rate_at(progress))
+            if self.s_tanh is not None:
+                self.s_tanh.fill_(recipe.s_tanh_at(progress))
+            loss = self.take_step(*self.train.batch(*planned.step(step, size)))
+            if step % CHECK_EVERY == 0 or step == steps - 1:
+                _check_finite(loss, self.epoch, step)
+            self.step = step + 1
+            if self.saver.is_due():
+                self.saver.save(self.optimizer, self._progress())
+
+    def _progress(self) -> dict[str, Any]:
+        scores = [(epoch, score.accuracy, score.loss) for epoch, score in self.scores]
+        return {"epoch": self.epoch, "step": self.step, "scores": scores, "seconds": self._seconds()}
+
+    def _take_up(self, saved: dict[str, Any]) -> None:
+        self.epoch, self.step = saved["epoch"], saved["step"]
+        self._started -= saved["seconds"]
+        for _ in range(self.epoch):
+            self.train.epoch(self.shuffler)
+        for epoch, accuracy, loss in saved["scores"]:
+            self.scores.append((epoch, Score(accuracy, loss)))
+            if self.on_epoch is not None:
+                self.on_epoch(*self.scores[-1])
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._started
 
 
 @torch.no_grad()

@@ -17,9 +17,12 @@ from flexor_search.planning import Allocation, Recipe, file_layout
 from flexor_search.quantization import quantize_
 from flexor_search.runs import DONE, FAILED, SEARCH, STOPPED, Measurement, Run
 from flexor_search.training import (
+    CHECKPOINT_SECONDS,
+    Checkpoint,
     Score,
     TrainResult,
     evaluate,
+    say_nothing,
     seeded,
     stackable_groups,
     train,
@@ -32,6 +35,9 @@ PROBE_IMAGES, PROBE_ELEMENTS = 64, 400_000
 
 FAILURES = (TrainingError, VerificationError, MemoryError, torch.OutOfMemoryError)
 """What ends one trial and not the run."""
+
+_NO_MEMORY = "can't allocate memory"
+"""What torch's RuntimeError says where a processor's memory does not last."""
 
 ACCURACY_TOLERANCE = 0.002
 """Validation accuracy that rounding to the kept dtype may cost (or one image, where that is more); more is told."""
@@ -68,6 +74,11 @@ class Trial:
     seed: int
     weak: Callable[[int, Score], bool] | None = None
 
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Of the measurement that it will come to."""
+        return self.candidate.allocation.digest, self.phase, self.seed
+
     def watch(self, rungs: dict[int, float]) -> Callable[[int, Score], bool] | None:
         """What looks at every epoch: writes the rungs down, and tells whether to stop; None outside the search."""
 
@@ -90,6 +101,8 @@ class Measurer:
         model_name: the built-in workload, "" for a user's own model.
         device: where to train.
         route: how a training step is done, one of training.step.ROUTES; "": the device's default.
+        checkpoint_seconds: between two checkpoints of a training, and before its first.
+        tell: is told what a training has to say: that it goes on from a checkpoint, or that its batch was halved.
     """
 
     run: Run
@@ -99,6 +112,8 @@ class Measurer:
     model_name: str
     device: str
     route: str = ""
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    tell: Callable[[str], None] = say_nothing
 
     @property
     def training(self) -> tuple[Callable[[], nn.Module], Data, Recipe, str]:
@@ -142,15 +157,60 @@ class Measurer:
         used = {m.number for m in self.run.measurements} | set(taken)
         return list(itertools.islice((number for number in itertools.count() if number not in used), count))
 
-    def attempt(self, trial: "Trial", number: int) -> Measurement:
-        """Train and pack under a number, and write the files of that number; the run gets no line yet."""
+    def checkpoint(self, trials: Sequence["Trial"]) -> Checkpoint:
+        """Where one training, or several that train as one, are written down while they are under way.
+
+        It bears the name of the first; `Run.append` removes it with that one's line.
+        """
+        identity = [trial.key for trial in trials]
+        return Checkpoint(self.run.unfinished_path(identity[0]), self.checkpoint_seconds, identity, self.tell)
+
+    def attempt(self, trial: "Trial", number: int, checkpoint: Checkpoint | None = None) -> Measurement:
+        """Train and pack under a number, and write the files of that number; the run gets no line yet.
+
+        Where the memory of a device does not last, it is tried once more with half the batch.
+
+        Args:
+            trial: what to train.
+            number: of the measurement.
+            checkpoint: where it is written down while it is under way; None: in the run folder.
+        """
+        checkpoint = checkpoint or self.checkpoint([trial])
         recipe, data = self._at_fidelity(trial.phase)
+        found = self._attempt(trial, number, recipe, checkpoint)
+        batch = min(recipe.batch_size, len(data.train)) // 2
+        if found is not None or batch == 0:
+            return found or self.failed(trial, number, "out of memory with a batch of one image")
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        self.tell(f"trial {number}: out of memory; it is tried once more with its batch halved to {batch}")
+        found = self._attempt(trial, number, replace(recipe, batch_size=batch), checkpoint)
+        note = f"batch halved to {batch}: out of memory"
+        if found is None:
+            return self.failed(trial, number, f"{note}, and out of memory again")
+        return replace(found, reason=f"{found.reason}; {note}" if found.reason else note)
+
+    def _attempt(self, trial: "Trial", number: int, recipe: Recipe, checkpoint: Checkpoint) -> Measurement | None:
+        """The same by a recipe; None where the memory of the device does not last for the training."""
+        data = self._at_fidelity(trial.phase)[1]
         rungs: dict[int, float] = {}
         try:
             model = self._fresh(trial.candidate.allocation, recipe, trial.seed)
-            watch = trial.watch(rungs)
-            result = train(model, data, recipe, seed=trial.seed, device=self.device, on_epoch=watch, route=self.route)
+            result = train(
+                *(model, data, recipe),
+                seed=trial.seed,
+                device=self.device,
+                on_epoch=trial.watch(rungs),
+                route=self.route,
+                checkpoint=checkpoint,
+            )
+        except torch.OutOfMemoryError:
+            return None
         except FAILURES as error:
+            return self.failed(trial, number, _first_line(error), rungs)
+        except RuntimeError as error:
+            if _NO_MEMORY not in str(error):
+                raise
             return self.failed(trial, number, _first_line(error), rungs)
         return self._ended(trial, number, model, result, rungs)
 
@@ -175,8 +235,11 @@ class Measurer:
                     device=self.device,
                     on_epoch=[trials[index].watch(seen) for index, seen in zip(group, rungs, strict=True)],
                     route=self.route,
+                    checkpoint=self.checkpoint([trials[index] for index in group]),
                 )
             except (MemoryError, torch.OutOfMemoryError):
+                results = None
+            if results is None:  # out of the handler: its error would hold on to what the device is short of
                 half = (len(group) + 1) // 2
                 for part in (group[:half], group[half:]):
                     if part:

@@ -32,6 +32,7 @@ class Setup:
         build: makes the model, pickled; what it needs is imported when it is unpacked.
         recipe, model_name, threads: as of the measurer, and processor threads.
         data: file of the training and validation splits.
+        checkpoint_seconds: as of the measurer.
     """
 
     folder: str
@@ -40,6 +41,7 @@ class Setup:
     model_name: str
     threads: int
     data: str
+    checkpoint_seconds: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,13 @@ class Attempt:
 
     trial: Trial
     number: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """Something worth a line, on the way to an answer."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -88,11 +97,19 @@ def main() -> None:
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True).start()
     setup: Setup = requests.get()
+
+    def tell(text: str) -> None:
+        _write(answers, Told(text))
+
     try:
         torch.set_num_threads(setup.threads)
         build = pickle.loads(setup.build)
         assert isinstance(build(), nn.Module)
-        measurer = Measurer(Run.open(setup.folder), build, load_data(setup.data), setup.recipe, setup.model_name, "cpu")
+        run, data = Run.open(setup.folder), load_data(setup.data)
+        every = setup.checkpoint_seconds
+        measurer = Measurer(
+            *(run, build, data, setup.recipe, setup.model_name, "cpu"), checkpoint_seconds=every, tell=tell
+        )
     except BaseException as error:  # the user's own module runs here
         _write(answers, error)
         return

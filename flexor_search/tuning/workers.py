@@ -6,6 +6,7 @@ import queue
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from flexor_search.errors import RunError
 from flexor_search.planning import Allocation
 from flexor_search.runs import Measurement
 from flexor_search.tuning.measurer import Measurer, Trial
-from flexor_search.tuning.worker import Attempt, Probe, Setup, save_data
+from flexor_search.tuning.worker import Attempt, Probe, Setup, Told, save_data
 
 
 class WorkerDied(Exception):
@@ -46,8 +47,9 @@ class Workers:
             path = Path(self._folder.name) / "data.pt"
             save_data(measurer.data, path)
             build = pickle.dumps(measurer.build)
+            folder = str(measurer.run.folder.resolve())
             self._setup = Setup(
-                str(measurer.run.folder.resolve()), build, measurer.recipe, measurer.model_name, threads, str(path)
+                *(folder, build, measurer.recipe, measurer.model_name, threads, str(path), measurer.checkpoint_seconds)
             )
             self._processes = [_Process(self._setup) for _ in range(count)]
             for process in self._processes:
@@ -96,7 +98,7 @@ class Workers:
     def _ask(self, request: Attempt | Probe) -> Any:
         process = self._idle.get()
         try:
-            return process.ask(request)
+            return process.ask(request, self._measurer.tell)
         except WorkerDied:
             if self._stopped:
                 raise CancelledError from None
@@ -149,10 +151,12 @@ class _Process:
         """Until it has unpacked model and data; raises what went wrong."""
         self._receive()
 
-    def ask(self, request: Attempt | Probe) -> Any:
-        """Send a request and wait for its answer; raises what went wrong there."""
+    def ask(self, request: Attempt | Probe, tell: Callable[[str], None]) -> Any:
+        """Send a request and wait for its answer; passes on what it tells meanwhile, raises what went wrong there."""
         self._send(request)
-        return self._receive()
+        while isinstance(found := self._receive(), Told):
+            tell(found.text)
+        return found
 
     def kill(self) -> None:
         """End it now; who waits for its answer is told."""

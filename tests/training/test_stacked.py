@@ -21,15 +21,7 @@ from flexor_search.workloads import Data, workload
 from .models import Untouchable, digits, few_digits, one_point
 
 RECIPE = Recipe(epochs=2, batch_size=32)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small nets train faster on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def conv_net():
