@@ -8,16 +8,19 @@ import math
 import os
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before torch loads OpenMP
 
 import torch
+from torch import nn
 
+from flexor_search.errors import TrainingError
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import quantize_
-from flexor_search.training import evaluate, resolve_precision, seeded, train
+from flexor_search.training import TrainResult, evaluate, seeded, stackable_groups, train, train_stacked
+from flexor_search.tuning import MOST_STACKED, Silent, closed_recipe, stack_width
 from flexor_search.workloads import Data, Workload
 
 COLUMNS = ("name", "seed", "label", "bits_per_weight", "val_accuracy", "test_accuracy", "train_seconds")
@@ -33,33 +36,64 @@ class Job:
 
 
 def train_table(path: Path, jobs: Sequence[Job], task: Workload, data: Data) -> list[dict[str, str]]:
-    """Train the jobs whose (name, seed) the file does not hold yet; a line is on disk as soon as it is known."""
-    recipe = replace(task.recipe, precision=resolve_precision(task.recipe.precision, "cpu"))
+    """Train the jobs whose (name, seed) the file does not hold yet; a line is on disk as soon as it is known.
+
+    On a GPU as many as its memory holds train as one stack; on a CPU one after the other.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = list(csv.DictReader(path.open())) if path.exists() else []
     done = {(row["name"], int(row["seed"])) for row in rows}
-    for job in jobs:
-        if (job.name, job.seed) in done:
-            continue
-        with seeded(job.seed):
-            model = quantize_(task.build(), job.allocation)
-        result = train(model, data, recipe, seed=job.seed)
-        test = evaluate(model, data.test, recipe=Recipe())
-        row = {
-            "name": job.name,
-            "seed": str(job.seed),
-            "label": job.allocation.label,
-            "bits_per_weight": f"{job.allocation.bits_per_weight:g}",
-            "val_accuracy": f"{result.validation.accuracy:.4f}",
-            "test_accuracy": f"{test.accuracy:.4f}",
-            "train_seconds": f"{result.train_seconds:.1f}",
-        }
-        rows.append(row)
+    waiting = [job for job in jobs if (job.name, job.seed) not in done]
+    if not waiting:
+        return rows
+    first = waiting[0].allocation
+    recipe = closed_recipe(task.build, data, task.recipe, device, first, {}, Silent())
+    width = stack_width(task.build, data, recipe, device, first, MOST_STACKED) if device == "cuda" else 1
+    for start in range(0, len(waiting), width):
+        part = waiting[start : start + width]
+        for job, model, result in zip(part, *_trained(part, task, data, recipe, device), strict=True):
+            test = evaluate(model, data.test, device=device, recipe=Recipe())
+            row = {
+                "name": job.name,
+                "seed": str(job.seed),
+                "label": job.allocation.label,
+                "bits_per_weight": f"{job.allocation.bits_per_weight:g}",
+                "val_accuracy": f"{result.validation.accuracy:.4f}",
+                "test_accuracy": f"{test.accuracy:.4f}",
+                "train_seconds": f"{result.train_seconds:.1f}",
+            }
+            rows.append(row)
+            print(*row.values(), flush=True)
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        print(*row.values(), flush=True)
     return rows
+
+
+def _trained(
+    jobs: Sequence[Job], task: Workload, data: Data, recipe: Recipe, device: str
+) -> tuple[list[nn.Module], list[TrainResult]]:
+    """Models of the jobs, trained: those of one structure as one stack where there are several."""
+    models = []
+    for job in jobs:
+        with seeded(job.seed):
+            models.append(quantize_(task.build(), job.allocation))
+    results: dict[int, TrainResult] = {}
+    for group in stackable_groups(models):
+        if len(group) == 1:
+            results[group[0]] = train(models[group[0]], data, recipe, seed=jobs[group[0]].seed, device=device)
+            continue
+        seeds = [jobs[index].seed for index in group]
+        for index, result in zip(
+            group,
+            train_stacked([models[index] for index in group], data, recipe, seeds=seeds, device=device),
+            strict=True,
+        ):
+            if isinstance(result, TrainingError):
+                raise result
+            results[index] = result
+    return models, [results[index] for index in range(len(jobs))]
 
 
 def use_threads(threads: int) -> None:

@@ -15,11 +15,12 @@ from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Candidate, Measurer
 from flexor_search.tuning.observer import Observer, Phase, Silent
 from flexor_search.tuning.summary import copy_trained, packing_lines, packing_warnings, ship, summarize
-from flexor_search.tuning.team import choose_team, trials_ahead
+from flexor_search.tuning.team import MOST_STACKED, choose_team, stack_width, trials_ahead
 from flexor_search.tuning.time_plan import closed_recipe, time_plan
 
 __all__ = [
     "FINALISTS",
+    "MOST_STACKED",
     "Candidate",
     "Flow",
     "Group",
@@ -42,6 +43,7 @@ __all__ = [
     "packing_warnings",
     "search",
     "ship",
+    "stack_width",
     "summarize",
     "time_plan",
     "trials_ahead",

@@ -1,19 +1,26 @@
 """Who trains: one stack on a GPU, processes on a CPU where a short measurement finds them faster, or this process."""
 
+from collections.abc import Callable
+
 import torch
+from torch import nn
 
 from flexor_search.codes.sharing import n_processors
 from flexor_search.errors import RunError
-from flexor_search.planning import Allocation
+from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import quantize_
 from flexor_search.training import seeded, why_not_stackable
 from flexor_search.tuning.flow import Stack, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
+from flexor_search.tuning.time_plan import seconds_per_image
 from flexor_search.tuning.workers import WorkerDied, Workers
+from flexor_search.workloads import Data
 
-GPU_WIDTH = 8
-"""Trials on a GPU that are on their way at once; fewer are trained together where memory does not last."""
+GPU_AHEAD = 7
+"""Proposals that are made on a GPU before the results of as many are known."""
+MOST_STACKED = 32
+"""Models in a stack, however much memory there is."""
 _WORTH_WHILE = 1.15
 _START_SECONDS = 8.0
 """Processes take about so long until they train: most of it is importing torch."""
@@ -25,7 +32,7 @@ def trials_ahead(jobs: int, device: str) -> int:
     if jobs:
         return jobs if jobs > 1 else 0
     if device.startswith("cuda"):
-        return GPU_WIDTH - 1
+        return GPU_AHEAD
     return n_processors() if n_processors() > 1 else 0
 
 
@@ -40,7 +47,7 @@ def models_that_fit(free_bytes: int, bytes_per_model: int, most: int) -> int:
 
 
 def choose_team(
-    measurer: Measurer, allocation: Allocation, jobs: int, seconds_per_image: float, seconds: float, observer: Observer
+    measurer: Measurer, allocation: Allocation, jobs: int, seconds_each: float, seconds: float, observer: Observer
 ) -> Team | None:
     """Choose who trains, and say so.
 
@@ -48,7 +55,7 @@ def choose_team(
         measurer: of the run.
         allocation: a typical one, to time.
         jobs: trials at once; 0: as many as there are processors, if that is measured to be faster; 1: one at a time.
-        seconds_per_image: of training here, one at a time.
+        seconds_each: of training here on one image, one at a time.
         seconds: estimated for everything, one at a time.
         observer: is told what was chosen, and why.
 
@@ -58,7 +65,7 @@ def choose_team(
     if jobs == 1:
         return None
     if measurer.device.startswith("cuda"):
-        return _stack(measurer, allocation, jobs or GPU_WIDTH, observer)
+        return _stack(measurer, allocation, jobs or MOST_STACKED, observer)
     count = jobs or n_processors()
     if measurer.device != "cpu" or count < 2 or (not jobs and seconds * (1 - 1 / count) < 2 * _START_SECONDS):
         return None
@@ -68,7 +75,7 @@ def choose_team(
         observer.message(f"one training at a time: {error}")
         return None
     try:
-        gain = seconds_per_image / workers.seconds_per_image(allocation)
+        gain = seconds_each / workers.seconds_per_image(allocation)
     except BaseException as error:
         workers.stop()
         if not isinstance(error, WorkerDied):
@@ -90,17 +97,18 @@ def _stack(measurer: Measurer, allocation: Allocation, most: int, observer: Obse
     if reason := why_not_stackable(model, images):
         observer.message(f"one training at a time: the model cannot be stacked: {reason}")
         return None
-    free, _ = torch.cuda.mem_get_info(measurer.device)
-    width = models_that_fit(free, _bytes_per_model(measurer, allocation), most)
+    width = stack_width(*measurer.training, allocation, most)
     observer.message(f"up to {width} trainings at a time, stacked as one")
     return Stack(measurer, width)
 
 
-def _bytes_per_model(measurer: Measurer, allocation: Allocation) -> int:
-    """Device memory that one model takes in a few steps and an evaluation."""
-    from flexor_search.tuning.time_plan import seconds_per_image
-
-    torch.cuda.reset_peak_memory_stats(measurer.device)
-    before = torch.cuda.memory_allocated(measurer.device)
-    seconds_per_image(*measurer.training, allocation)
-    return torch.cuda.max_memory_allocated(measurer.device) - before
+def stack_width(
+    build: Callable[[], nn.Module], data: Data, recipe: Recipe, device: str, allocation: Allocation, most: int
+) -> int:
+    """How many models to train as one on a GPU, by its free memory and what one model takes in a few steps."""
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    seconds_per_image(build, data, recipe, device, allocation)
+    taken = torch.cuda.max_memory_allocated(device) - before
+    free, _ = torch.cuda.mem_get_info(device)
+    return models_that_fit(free, taken, most)
