@@ -33,7 +33,8 @@ from flexor_search.planning import full_precision as all_kept
 from flexor_search.quantization import describe
 from flexor_search.runs import FULL_PRECISION, SEARCH, Run
 from flexor_search.training import resolve_precision
-from flexor_search.tuning.measurer import Candidate, Measurer, Trial
+from flexor_search.tuning.measurer import Measurer
+from flexor_search.tuning.trial import Candidate, Trial
 from flexor_search.tuning.workers import Workers
 from flexor_search.workloads import Data, Workload, fashion_mnist, workload
 from flexor_search.workloads.resnet import ResNet

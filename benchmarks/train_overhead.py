@@ -25,8 +25,9 @@ from torch import nn
 from benchmarks.timing import hardware, versions
 from flexor_search.planning import Allocation, LayerSpec, Recipe
 from flexor_search.quantization import describe, quantize_
+from flexor_search.training.optimizer import optimizer_of
 from flexor_search.training.step import ROUTES, Step
-from flexor_search.training.trainer import _loss, _optimizer
+from flexor_search.training.trainer import training_loss
 from flexor_search.workloads import lenet5_fashion_mnist
 from flexor_search.workloads.resnet import ResNet
 
@@ -74,8 +75,8 @@ def make_step(subject: Subject, spec: LayerSpec | None, batch: int, device: str,
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     images, labels = torch.rand(batch, *subject.shape, device=device), torch.randint(10, (batch,), device=device)
-    losses = functools.partial(_loss, model, recipe=recipe, device=device)
-    take_step = Step(losses, _optimizer(model, recipe, device), route)
+    losses = functools.partial(training_loss, model, recipe=recipe, device=device)
+    take_step = Step(losses, optimizer_of(model, recipe, device), route)
     return lambda: take_step(images, labels)
 
 

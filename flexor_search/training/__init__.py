@@ -1,9 +1,11 @@
 """How models are trained and scored: one, or many as one."""
 
+from flexor_search.training.check import check_fits
 from flexor_search.training.checkpoint import CHECKPOINT_SECONDS, Checkpoint, say_nothing
 from flexor_search.training.choice import choose, is_open
-from flexor_search.training.stacked import stackable_groups, train_stacked, why_not_stackable
-from flexor_search.training.trainer import Score, TrainResult, check_fits, evaluate, resolve_precision, seeded, train
+from flexor_search.training.stackable import stackable_groups, why_not_stackable
+from flexor_search.training.stacked import train_stacked
+from flexor_search.training.trainer import Score, TrainResult, evaluate, resolve_precision, seeded, train
 
 __all__ = [
     "CHECKPOINT_SECONDS",

@@ -26,7 +26,7 @@ from flexor_search.quantization import (
     spread_scale,
     sum_of_planes,
 )
-from flexor_search.training.trainer import make_optimizer
+from flexor_search.training.optimizer import make_optimizer
 
 INPUT_AXIS = -1
 """Of encrypted weights (P, S, n_in) and of matrices (P, n_out, n_in): the axis that is padded."""

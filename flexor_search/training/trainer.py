@@ -4,7 +4,6 @@ Plain torch on purpose: the loop is short, and what is unusual in it (the surrog
 own, a trial can be stopped at an epoch) would have to be argued into a framework.
 """
 
-import copy
 import functools
 import math
 import time
@@ -17,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flexor_search.errors import DataError, ModelError, TrainingError
+from flexor_search.errors import TrainingError
 from flexor_search.planning import Recipe
-from flexor_search.quantization import FlexorWeight, shared_s_tanh
+from flexor_search.quantization import shared_s_tanh
 from flexor_search.training.checkpoint import Checkpoint, Saver
 from flexor_search.training.images import Shuffler, TrainImages
-from flexor_search.training.step import Step, set_learning_rate
+from flexor_search.training.optimizer import optimizer_of, set_learning_rate
+from flexor_search.training.step import Step, default_route
 from flexor_search.workloads import Data, Split
 
 EVALUATION_BATCH = 1000
-CHECK_IMAGES = 8
 CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
 
 
@@ -139,9 +138,9 @@ class _Training:
         self.s_tanh = shared_s_tanh(model)  # before the saver looks for the tensors of the model
         self.saver = Saver(checkpoint, identity, {"model": model})
         saved = self.saver.restore()
-        self.optimizer = _optimizer(model, recipe, device)
+        self.optimizer = optimizer_of(model, recipe, device)
         self.saver.restore_optimizer(self.optimizer)
-        losses = functools.partial(_loss, model, recipe=recipe, device=device)
+        losses = functools.partial(training_loss, model, recipe=recipe, device=device)
         self.take_step = Step(losses, self.optimizer, route or default_route(device))
         if saved is not None:
             self._take_up(saved)
@@ -222,45 +221,6 @@ def evaluate(model: nn.Module, split: Split, *, device: str = "cpu", recipe: Rec
     return Score(right / len(split), loss / len(split))
 
 
-def check_fits(model: nn.Module, data: Data) -> None:
-    """Check before any training that the data go through the model.
-
-    Raises:
-        DataError: wrong channels or shape, or labels past the model's outputs.
-        ModelError: the output is not one row of logits an image, or a training step fails.
-    """
-    images, _ = data.train.batch(slice(0, 2))
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = model(images)
-    except Exception as error:  # the user's own forward runs here
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(
-            f"data: images of shape {tuple(images.shape[1:])} do not go through the model: {reason}"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"model: must return logits of shape (images, classes), got {got} for {len(images)} images")
-    if data.n_classes > logits.shape[1]:
-        raise DataError(
-            f"data: the label {data.n_classes - 1} is out of range: the model has {logits.shape[1]} outputs, "
-            f"so labels go from 0 to {logits.shape[1] - 1}"
-        )
-    _check_trains(model, *data.train.batch(slice(0, CHECK_IMAGES)))
-
-
-def _check_trains(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """One forward and backward in training mode: what a user's model does only there is seen before the search."""
-    trial = copy.deepcopy(model).train()  # a step changes running statistics
-    try:
-        with torch.enable_grad():
-            functional.cross_entropy(trial(images), labels).backward()
-    except Exception as error:  # the user's own forward runs here
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"model: one training step on {len(images)} images failed: {reason}") from error
-
-
 def _logits(model: nn.Module, images: Tensor, recipe: Recipe, device: str) -> Tensor:
     if recipe.memory_format == "channels_last" and images.dim() == 4:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -269,7 +229,8 @@ def _logits(model: nn.Module, images: Tensor, recipe: Recipe, device: str) -> Te
         return model(images).float()
 
 
-def _loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: str) -> Tensor:
+def training_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: str) -> Tensor:
+    """Mean cross-entropy of a batch by the recipe."""
     logits = _logits(model, images, recipe, device)
     return functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
 
@@ -277,42 +238,3 @@ def _loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, devi
 def _check_finite(loss: Tensor, epoch: int, step: int) -> None:
     if not math.isfinite(value := loss.item()):
         raise TrainingError(f"the loss is {value} in epoch {epoch + 1}, step {step + 1}")
-
-
-def default_route(device: str) -> str:
-    """How a step is done where nothing else is measured: replayed on a GPU, where launches cost most."""
-    return "replayed" if device.startswith("cuda") else "eager"
-
-
-def _optimizer(model: nn.Module, recipe: Recipe, device: str) -> torch.optim.Optimizer:
-    encrypted = {
-        id(parametrized.original0)
-        for module in model.modules()
-        if isinstance(module, nn.utils.parametrize.ParametrizationList)
-        for parametrized in [module]
-        if isinstance(module[0], FlexorWeight)
-    }
-    parameters = list(model.parameters())
-    return make_optimizer(
-        [p for p in parameters if id(p) in encrypted], [p for p in parameters if id(p) not in encrypted], recipe, device
-    )
-
-
-def make_optimizer(encrypted: list[Tensor], others: list[Tensor], recipe: Recipe, device: str) -> torch.optim.Optimizer:
-    """The recipe's optimizer; both kinds work element by element, so a stack of models trains like each alone.
-
-    Args:
-        encrypted: encrypted weights.
-        others: all other parameters.
-        recipe: which of them its weight decay touches, and everything else.
-        device: where they are; on a GPU the optimizer's step can be recorded.
-    """
-    touched = {"all": encrypted + others, "encrypted": encrypted, "none": []}[recipe.decay]
-    free = {"all": [], "encrypted": others, "none": encrypted + others}[recipe.decay]
-    groups = [{"params": touched, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    on_gpu = device.startswith("cuda")
-    rate = torch.tensor(recipe.learning_rate, device=device) if on_gpu else recipe.learning_rate
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
-    return torch.optim.Adam(groups, lr=rate, fused=True, capturable=on_gpu)

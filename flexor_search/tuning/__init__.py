@@ -12,11 +12,12 @@ from flexor_search.tuning.confirm import (
 )
 from flexor_search.tuning.direct import SearchPlan, search
 from flexor_search.tuning.flow import Flow, Team
-from flexor_search.tuning.measurer import Candidate, Measurer
+from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer, Phase, Silent
 from flexor_search.tuning.summary import copy_trained, packing_lines, packing_warnings, ship, summarize
 from flexor_search.tuning.team import MOST_STACKED, choose_team, stack_width, trials_ahead
 from flexor_search.tuning.time_plan import closed_recipe, time_plan
+from flexor_search.tuning.trial import Candidate
 
 __all__ = [
     "FINALISTS",

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, nearest_uniform
 from flexor_search.runs import CONFIRM, DONE, FULL_PRECISION, MAX_SEEDS, SEARCH, Measurement, Run
 from flexor_search.tuning.flow import Flow, Team
-from flexor_search.tuning.measurer import Candidate, Measurer, Trial
+from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
+from flexor_search.tuning.trial import Candidate, Trial
 
 FINALISTS = 2
 """Allocations that go on to confirmation for each budget, beside the uniform one."""

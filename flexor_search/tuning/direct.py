@@ -19,10 +19,11 @@ from flexor_search.planning import (
 from flexor_search.planning.space import Profile, spec_log_rate
 from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement
 from flexor_search.tuning.flow import Flow, Team
-from flexor_search.tuning.measurer import Candidate, Measurer, Trial
+from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
 from flexor_search.tuning.optuna_backend import StudyRecord, propose
 from flexor_search.tuning.rungs import weak_rule
+from flexor_search.tuning.trial import Candidate, Trial
 
 LADDER = (0.85, 0.7, 0.55, 0.4, 0.25)
 """Smaller budgets that the search covers too, as shares of the smallest asked for: what would less cost?"""

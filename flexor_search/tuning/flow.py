@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flexor_search.runs import Measurement
-from flexor_search.tuning.measurer import Measurer, Trial
+from flexor_search.tuning.measurer import Measurer
+from flexor_search.tuning.trial import Trial
 
 
 class Training(Protocol):

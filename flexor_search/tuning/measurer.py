@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,8 +10,7 @@ import torch
 from torch import nn
 
 from flexor_search.errors import TrainingError, VerificationError
-from flexor_search.files import write_json
-from flexor_search.packing import load, pack, prove, save, unpack_into
+from flexor_search.packing import load, unpack_into
 from flexor_search.planning import Allocation, Recipe, file_layout
 from flexor_search.quantization import quantize_
 from flexor_search.runs import DONE, FAILED, SEARCH, STOPPED, Measurement, Run
@@ -28,65 +26,15 @@ from flexor_search.training import (
     train,
     train_stacked,
 )
+from flexor_search.tuning.proven import write_proven
+from flexor_search.tuning.trial import Candidate, Trial
 from flexor_search.workloads import Data
-
-PROBE_IMAGES, PROBE_ELEMENTS = 64, 400_000
-"""Validation images that logits are compared on: so many, but of large images only as many as hold so much."""
 
 FAILURES = (TrainingError, VerificationError, MemoryError, torch.OutOfMemoryError)
 """What ends one trial and not the run."""
 
 _NO_MEMORY = "can't allocate memory"
 """What torch's RuntimeError says where a processor's memory does not last."""
-
-ACCURACY_TOLERANCE = 0.002
-"""Validation accuracy that rounding to the kept dtype may cost (or one image, where that is more); more is told."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An allocation to measure, and what it is there for.
-
-    Attributes:
-        allocation: what each layer is stored as.
-        kind: "uniform", "size rule 0.5", "proposed", "full precision".
-        budget: text of the budget it was projected onto.
-    """
-
-    allocation: Allocation
-    kind: str
-    budget: str = ""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A training to be done.
-
-    Attributes:
-        candidate: what is trained.
-        phase: "search" or "confirm"; sets the fidelity.
-        seed: of first values and order of images.
-        weak: called after each epoch of a search trial with the epochs done and the score; returns whether to stop.
-    """
-
-    candidate: Candidate
-    phase: str
-    seed: int
-    weak: Callable[[int, Score], bool] | None = None
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """Of the measurement that it will come to."""
-        return self.candidate.allocation.digest, self.phase, self.seed
-
-    def watch(self, rungs: dict[int, float]) -> Callable[[int, Score], bool] | None:
-        """What looks at every epoch: writes the rungs down, and tells whether to stop; None outside the search."""
-
-        def on_epoch(epoch: int, score: Score) -> bool:
-            rungs[epoch] = score.accuracy
-            return self.weak is not None and self.weak(epoch, score)
-
-        return on_epoch if self.phase == SEARCH else None
 
 
 @dataclass(frozen=True)
@@ -157,7 +105,7 @@ class Measurer:
         used = {m.number for m in self.run.measurements} | set(taken)
         return list(itertools.islice((number for number in itertools.count() if number not in used), count))
 
-    def checkpoint(self, trials: Sequence["Trial"]) -> Checkpoint:
+    def checkpoint(self, trials: Sequence[Trial]) -> Checkpoint:
         """Where one training, or several that train as one, are written down while they are under way.
 
         It bears the name of the first; `Run.append` removes it with that one's line.
@@ -165,7 +113,7 @@ class Measurer:
         identity = [trial.key for trial in trials]
         return Checkpoint(self.run.unfinished_path(identity[0]), self.checkpoint_seconds, identity, self.tell)
 
-    def attempt(self, trial: "Trial", number: int, checkpoint: Checkpoint | None = None) -> Measurement:
+    def attempt(self, trial: Trial, number: int, checkpoint: Checkpoint | None = None) -> Measurement:
         """Train and pack under a number, and write the files of that number; the run gets no line yet.
 
         Where the memory of a device does not last, it is tried once more with half the batch.
@@ -190,7 +138,7 @@ class Measurer:
             return self.failed(trial, number, f"{note}, and out of memory again")
         return replace(found, reason=f"{found.reason}; {note}" if found.reason else note)
 
-    def _attempt(self, trial: "Trial", number: int, recipe: Recipe, checkpoint: Checkpoint) -> Measurement | None:
+    def _attempt(self, trial: Trial, number: int, recipe: Recipe, checkpoint: Checkpoint) -> Measurement | None:
         """The same by a recipe; None where the memory of the device does not last for the training."""
         data = self._at_fidelity(trial.phase)[1]
         rungs: dict[int, float] = {}
@@ -214,7 +162,7 @@ class Measurer:
             return self.failed(trial, number, _first_line(error), rungs)
         return self._ended(trial, number, model, result, rungs)
 
-    def attempt_together(self, trials: Sequence["Trial"], numbers: Sequence[int]) -> list[Measurement]:
+    def attempt_together(self, trials: Sequence[Trial], numbers: Sequence[int]) -> list[Measurement]:
         """The same for several of one phase, trained as one where their models can be stacked.
 
         Where memory does not last, half as many are trained at once.
@@ -253,21 +201,21 @@ class Measurer:
                     found[index] = self._ended(trials[index], numbers[index], models[index], result, seen)
         return [found[index] for index in range(len(trials))]
 
-    def failed(self, trial: "Trial", number: int, reason: str, rungs: dict[int, float] | None = None) -> Measurement:
+    def failed(self, trial: Trial, number: int, reason: str, rungs: dict[int, float] | None = None) -> Measurement:
         """The measurement of a trial that failed, with the reason."""
         line = self._line(trial.candidate, number, trial.phase, trial.seed)
         images = len(self._at_fidelity(trial.phase)[1].train)
         return replace(line, images=images, reason=reason, rungs=_rungs_text(rungs or {}))
 
     def _ended(
-        self, trial: "Trial", number: int, model: nn.Module, result: TrainResult, rungs: dict[int, float]
+        self, trial: Trial, number: int, model: nn.Module, result: TrainResult, rungs: dict[int, float]
     ) -> Measurement:
         """The measurement of a training that came to an end, its files written if it was not stopped."""
-        recipe, data = self._at_fidelity(trial.phase)
+        data = self._at_fidelity(trial.phase)[1]
         state, reason = (STOPPED, f"weak after epoch {result.epochs}") if result.stopped else (DONE, "")
         try:
             if not result.stopped:
-                self._ship(model, trial.candidate.allocation, number, recipe, result.validation)
+                self._write_proven(model, trial.candidate.allocation, number, result.validation)
         except FAILURES as error:
             state, reason = FAILED, _first_line(error)
         return replace(
@@ -297,30 +245,18 @@ class Measurer:
         with seeded(seed):
             return quantize_(self.build(), allocation, pretrained=recipe.pretrained, surrogate=recipe.surrogate)
 
-    def _ship(self, model: nn.Module, allocation: Allocation, number: int, recipe: Recipe, score: Score) -> None:
-        """Write the packed file under a temporary name, prove it, then give it its name."""
-        path = self.run.trained_path(number)
-        unproven = path.with_name(f".unproven-{number}-{os.getpid()}.safetensors")
-        if recipe.precision != "float32":
-            score = evaluate(model, self.data.validation, device=self.device)
-        try:
-            save(pack(model, allocation, self.model_name), allocation, unproven)
-            count = min(PROBE_IMAGES, 1 + PROBE_ELEMENTS // self.data.validation.images[0].numel())
-            images, _ = self.data.validation.batch(slice(0, count))
-            proof = prove(model, allocation, unproven, self.build, images, self.model_name)
-            packed = evaluate(proof.loaded, self.data.validation, device=self.device)
-            lost, allowed = score.accuracy - packed.accuracy, max(ACCURACY_TOLERANCE, 1 / len(self.data.validation))
-            told = {
-                "steps": [step.to_json() for step in proof.steps],
-                "kept_dtype": allocation.kept_dtype,
-                "val_accuracy_trained": score.accuracy,
-                "val_accuracy_packed": packed.accuracy,
-                "kept_dtype_holds": lost <= allowed,
-            }
-            write_json(self.run.packing_path(number), told)
-            unproven.replace(path)
-        finally:
-            unproven.unlink(missing_ok=True)
+    def _write_proven(self, model: nn.Module, allocation: Allocation, number: int, score: Score) -> None:
+        validation = self.data.validation
+        if self.recipe.precision != "float32":  # in which the packed model is scored
+            score = evaluate(model, validation, device=self.device)
+        write_proven(
+            *(self.run, number, model, allocation),
+            build=self.build,
+            model_name=self.model_name,
+            validation=validation,
+            score=score,
+            device=self.device,
+        )
 
     def _line(self, candidate: Candidate, number: int, phase: str, seed: int) -> Measurement:
         allocation = candidate.allocation

@@ -18,8 +18,9 @@ from torch import nn
 
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.runs import Measurement, Run
-from flexor_search.tuning.measurer import Measurer, Trial
+from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.time_plan import seconds_per_image
+from flexor_search.tuning.trial import Trial
 from flexor_search.workloads import Data, Split
 
 

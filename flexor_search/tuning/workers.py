@@ -16,7 +16,8 @@ from typing import IO, Any
 from flexor_search.errors import RunError
 from flexor_search.planning import Allocation
 from flexor_search.runs import Measurement
-from flexor_search.tuning.measurer import Measurer, Trial
+from flexor_search.tuning.measurer import Measurer
+from flexor_search.tuning.trial import Trial
 from flexor_search.tuning.worker import Attempt, Probe, Setup, Told, save_data
 
 

@@ -15,7 +15,8 @@ from flexor_search.planning import Allocation, LayerSpec, Recipe
 from flexor_search.quantization import describe, flexor_weights, quantize_, set_s_tanh
 from flexor_search.training import TrainResult, evaluate, seeded, stackable_groups, train, train_stacked
 from flexor_search.training.stack import Stack, originals
-from flexor_search.training.stacked import stacked_losses, why_not_stackable
+from flexor_search.training.stackable import why_not_stackable
+from flexor_search.training.stacked import stacked_losses
 from flexor_search.workloads import Data, workload
 
 from .models import Untouchable, digits, few_digits, one_point

@@ -11,7 +11,8 @@ from torch import nn
 from flexor_search.planning import LayerSpec, Recipe
 from flexor_search.quantization import shared_s_tanh
 from flexor_search.training import step, train, train_stacked, trainer
-from flexor_search.training.step import Step, set_learning_rate
+from flexor_search.training.optimizer import make_optimizer, set_learning_rate
+from flexor_search.training.step import Step
 
 from .models import few_digits, parameters, quantized, small_net
 
@@ -109,7 +110,7 @@ def test_nothing_that_a_recorded_step_reads_moves(optimizer, monkeypatch):
 
     seen, stacks = [], []
     monkeypatch.setattr(step, "CudaGraphs", Watchful)
-    original = trainer.make_optimizer
+    original = make_optimizer
 
     def watched_optimizer(*arguments):
         seen.append(original(*arguments))
@@ -183,7 +184,7 @@ def test_compiled_gradients_are_the_eager_ones():
     found = []
     for compiled in (False, True):
         model = quantized(_smooth_net, spec=LayerSpec("taps", 5, 8, 2))
-        losses = functools.partial(trainer._loss, model, recipe=RECIPE, device="cpu")
+        losses = functools.partial(trainer.training_loss, model, recipe=RECIPE, device="cpu")
         if compiled:
             losses = torch.compile(losses, dynamic=False)
         losses(images, labels).backward()

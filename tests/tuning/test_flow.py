@@ -15,9 +15,9 @@ from torch import nn
 from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Run
 from flexor_search.tuning import SearchPlan, direct, search
 from flexor_search.tuning.flow import Flow, Stack
-from flexor_search.tuning.measurer import Candidate, Trial
 from flexor_search.tuning.rungs import WeakRule
 from flexor_search.tuning.team import choose_team, models_that_fit, trials_ahead
+from flexor_search.tuning.trial import Candidate, Trial
 from flexor_search.tuning.workers import Workers, _Future
 
 from .models import RECIPE, FakeMeasurer, Recorder, budgets, measurer_in, small_net, space_of, uniform_at

@@ -15,7 +15,7 @@ from flexor_search.packing import load_packed, verify_file
 from flexor_search.planning import file_layout, full_precision
 from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Run
 from flexor_search.training import evaluate
-from flexor_search.tuning import Candidate, measurer
+from flexor_search.tuning import Candidate, measurer, proven
 from flexor_search.tuning.summary import packing_warnings
 
 from .models import RECIPE, measurer_in, small_net, space_of, uniform_at
@@ -99,13 +99,13 @@ def test_the_same_seed_gives_the_same_measurement_and_file(tmp_path):
 
 def test_rounding_that_costs_accuracy_is_told_and_the_file_stays_as_small(tmp_path, monkeypatch):
     """As if the packed model had lost a tenth: what is scored last is the packed one."""
-    real = measurer.evaluate
+    real = proven.evaluate
 
     def worse(model, split, **options):
         score = real(model, split, **options)
         return replace(score, accuracy=score.accuracy - 0.1)
 
-    monkeypatch.setattr(measurer, "evaluate", worse)
+    monkeypatch.setattr(proven, "evaluate", worse)
     measured_by = measurer_in(tmp_path)
     found = measured_by.measure(UNIFORM, SEARCH, 3)
     told = measured_by.run.packing(0)
@@ -221,7 +221,7 @@ def test_what_cannot_be_proven_or_held_in_memory_fails_and_leaves_no_file(tmp_pa
     def refuse(*_args):
         raise error
 
-    monkeypatch.setattr(measurer, "prove", refuse)
+    monkeypatch.setattr(proven, "prove", refuse)
     measured_by = measurer_in(tmp_path)
     found = measured_by.measure(UNIFORM, SEARCH, 0)
     assert found.state == FAILED
@@ -258,7 +258,7 @@ def test_an_interruption_leaves_neither_a_line_nor_a_file(tmp_path, monkeypatch,
     def interrupted(*_args):
         raise error
 
-    monkeypatch.setattr(measurer, "prove", interrupted)
+    monkeypatch.setattr(proven, "prove", interrupted)
     measured_by = measurer_in(tmp_path)
     with pytest.raises(error):
         measured_by.measure(UNIFORM, SEARCH, 0)

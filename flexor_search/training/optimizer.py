@@ -1,0 +1,47 @@
+"""A recipe's optimizer, over one model or a stack of them."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from flexor_search.planning import Recipe
+from flexor_search.quantization import FlexorWeight
+
+
+def optimizer_of(model: nn.Module, recipe: Recipe, device: str) -> torch.optim.Optimizer:
+    """The recipe's optimizer over all parameters of one model."""
+    quantized = [m for m in model.modules() if isinstance(m, ParametrizationList) and isinstance(m[0], FlexorWeight)]
+    encrypted = {id(weight.original0) for weight in quantized}
+    parameters = list(model.parameters())
+    return make_optimizer(
+        [p for p in parameters if id(p) in encrypted], [p for p in parameters if id(p) not in encrypted], recipe, device
+    )
+
+
+def make_optimizer(encrypted: list[Tensor], others: list[Tensor], recipe: Recipe, device: str) -> torch.optim.Optimizer:
+    """The recipe's optimizer; both kinds work element by element, so a stack of models trains like each alone.
+
+    Args:
+        encrypted: encrypted weights.
+        others: all other parameters.
+        recipe: which of them its weight decay touches, and everything else.
+        device: where they are; on a GPU the optimizer's step can be recorded.
+    """
+    touched = {"all": encrypted + others, "encrypted": encrypted, "none": []}[recipe.decay]
+    free = {"all": [], "encrypted": others, "none": encrypted + others}[recipe.decay]
+    groups = [{"params": touched, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    on_gpu = device.startswith("cuda")
+    rate = torch.tensor(recipe.learning_rate, device=device) if on_gpu else recipe.learning_rate
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
+    return torch.optim.Adam(groups, lr=rate, fused=True, capturable=on_gpu)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set it in all groups; one that is a tensor stays where it is."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate

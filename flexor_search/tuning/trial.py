@@ -1,0 +1,54 @@
+"""What is to be trained: an allocation and what it is there for, at a fidelity and with a seed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flexor_search.planning import Allocation
+from flexor_search.runs import SEARCH
+from flexor_search.training import Score
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An allocation to measure, and what it is there for.
+
+    Attributes:
+        allocation: what each layer is stored as.
+        kind: "uniform", "size rule 0.5", "proposed", "full precision".
+        budget: text of the budget it was projected onto.
+    """
+
+    allocation: Allocation
+    kind: str
+    budget: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A training to be done.
+
+    Attributes:
+        candidate: what is trained.
+        phase: "search" or "confirm"; sets the fidelity.
+        seed: of first values and order of images.
+        weak: called after each epoch of a search trial with the epochs done and the score; returns whether to stop.
+    """
+
+    candidate: Candidate
+    phase: str
+    seed: int
+    weak: Callable[[int, Score], bool] | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Of the measurement that it will come to."""
+        return self.candidate.allocation.digest, self.phase, self.seed
+
+    def watch(self, rungs: dict[int, float]) -> Callable[[int, Score], bool] | None:
+        """What looks at every epoch: writes the rungs down, and tells whether to stop; None outside the search."""
+
+        def on_epoch(epoch: int, score: Score) -> bool:
+            rungs[epoch] = score.accuracy
+            return self.weak is not None and self.weak(epoch, score)
+
+        return on_epoch if self.phase == SEARCH else None
