@@ -1,6 +1,6 @@
 """One training and what it measured: a line of measurements.csv."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 SEARCH, CONFIRM = "search", "confirm"
@@ -41,6 +41,8 @@ class Measurement:
         rungs: "epoch:accuracy" pairs seen on the way, for the rule that stops weak trials.
         train_seconds: wall time of the training.
         reason: why it failed or was stopped.
+        worker: who trained it, where several did: "" for the process that searches. Files written before there was
+            such a column have none.
     """
 
     number: int
@@ -63,6 +65,7 @@ class Measurement:
     rungs: str
     train_seconds: float
     reason: str
+    worker: str = ""
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -86,11 +89,13 @@ class Measurement:
         Raises:
             ValueError, KeyError, TypeError: not such a line.
         """
-        if row.keys() != set(COLUMNS):
+        if row.keys() | OPTIONAL != set(COLUMNS) or None in row.values():
             raise ValueError(f"a line has not the {len(COLUMNS)} columns that it should have")
         kinds = {"int": int, "float": float, "str": str}
         types = {field.name: kinds[getattr(field.type, "__name__", str(field.type))] for field in fields(cls)}
-        return cls(**{name: kind(row[name]) for name, kind in types.items()})
+        return cls(**{name: kind(row[name]) for name, kind in types.items() if name in row})
 
 
 COLUMNS = tuple(field.name for field in fields(Measurement))
+OPTIONAL = {field.name for field in fields(Measurement) if field.default is not MISSING}
+"""Columns that older files do not have."""

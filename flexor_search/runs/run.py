@@ -163,6 +163,7 @@ class Run:
             RunError: the disk is full or the folder not writable.
         """
         path = self.folder / "measurements.csv"
+        self._renew_columns()
         size = path.stat().st_size if path.exists() else 0
         text = ("" if size else _csv_line(COLUMNS)) + _csv_line(measurement.to_row().values())
         try:
@@ -232,6 +233,17 @@ class Run:
             return [Measurement.from_row(row) for row in reader], whole != raw
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise RunError(f"{path} is damaged: {error}; start a new run with another --out") from error
+
+    def _renew_columns(self) -> None:
+        """Give a file from before a column was added all columns, so that a line can be appended."""
+        path = self.folder / "measurements.csv"
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8", newline="") as file:
+            first = file.readline()
+        if first and first != _csv_line(COLUMNS):
+            rows = (m.to_row().values() for m in self._read_measurements()[0])
+            write_atomically(path, (_csv_line(COLUMNS) + "".join(map(_csv_line, rows))).encode())
 
     def _cut_torn_line(self) -> None:
         path = self.folder / "measurements.csv"

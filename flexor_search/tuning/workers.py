@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,7 +52,7 @@ class Workers:
             self._setup = Setup(
                 *(folder, build, measurer.recipe, measurer.model_name, threads, str(path), measurer.checkpoint_seconds)
             )
-            self._processes = [_Process(self._setup) for _ in range(count)]
+            self._processes = [_Process(self._setup, str(number)) for number in range(1, count + 1)]
             for process in self._processes:
                 process.wait_until_ready()
                 self._idle.put(process)
@@ -99,13 +99,14 @@ class Workers:
     def _ask(self, request: Attempt | Probe) -> Any:
         process = self._idle.get()
         try:
-            return process.ask(request, self._measurer.tell)
+            found = process.ask(request, self._measurer.tell)
+            return replace(found, worker=process.name) if isinstance(found, Measurement) else found
         except WorkerDied:
             if self._stopped:
                 raise CancelledError from None
             self._processes.remove(process)
             process.close()
-            process = _Process(self._setup)
+            process = _Process(self._setup, process.name)
             self._processes.append(process)
             if self._stopped:
                 process.kill()
@@ -131,9 +132,15 @@ class _Future:
 
 
 class _Process:
-    """One worker, in a session of its own: Ctrl+C reaches only the process that can end in order."""
+    """One worker, in a session of its own: Ctrl+C reaches only the process that can end in order.
 
-    def __init__(self, setup: Setup) -> None:
+    Args:
+        setup: what it needs.
+        name: under which its measurements stand in the run; one that takes its place has the same.
+    """
+
+    def __init__(self, setup: Setup, name: str) -> None:
+        self.name = name
         start = f"import sys; sys.path[:] = {sys.path!r}; from flexor_search.tuning.worker import main; main()"
         environment = os.environ | {"OMP_NUM_THREADS": str(setup.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()

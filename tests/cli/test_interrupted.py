@@ -18,8 +18,7 @@ from .own import MODULE
 
 
 def without_time(run):
-    columns = [name for name in run.frame().columns if name != "train_seconds"]
-    return run.frame()[columns]
+    return run.frame().drop(columns=["train_seconds", "worker"])
 
 
 def killed(*args, folder, lines):

@@ -10,8 +10,9 @@ from .own import MODULE
 
 
 def without_time(run):
+    """All that does not depend on who trained it and how long that took."""
     frame = run.frame().sort_values("number", ignore_index=True)
-    return frame[[name for name in frame.columns if name != "train_seconds"]]
+    return frame.drop(columns=["train_seconds", "worker"])
 
 
 def test_a_model_of_ones_own_trains_in_processes_as_it_does_here(tmp_path):
@@ -25,6 +26,7 @@ def test_a_model_of_ones_own_trains_in_processes_as_it_does_here(tmp_path):
     assert (run.question["jobs"], run.question["ahead"]) == (2, 2)
     assert [m.number for m in run.measurements] == list(range(len(run.measurements)))
     assert {m.state for m in run.measurements} == {DONE}
+    assert {m.worker for m in run.measurements} == {"1", "2"}
     assert leftovers(tmp_path / "run") == []
     # The plan of two at a time, carried out one at a time.
     shutil.copytree(tmp_path / "run", tmp_path / "alone")

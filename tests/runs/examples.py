@@ -63,4 +63,5 @@ def measurements(draw):
         rungs=" ".join(f"{epoch}:{accuracy:.6f}" for epoch, accuracy in rungs.items()),
         train_seconds=draw(real),
         reason=draw(text),
+        worker=draw(text),
     )

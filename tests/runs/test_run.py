@@ -136,6 +136,21 @@ def test_a_damaged_line_in_the_middle_is_an_error_and_nothing_is_thrown_away(run
     assert path.read_bytes() == damaged
 
 
+def test_a_file_from_before_there_was_a_worker_is_read_and_gets_the_column_with_the_next_line(run):
+    found = [measured(0, reason='a "quoted", one'), measured(1)]
+    path = run.folder / "measurements.csv"
+    filled(run, *found)
+    with path.open(newline="") as file:
+        rows = [row[:-1] for row in csv.reader(file)]
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    old = Run.open(run.folder)
+    assert old.measurements == tuple(found)
+    old.append(measured(2, worker="3"))
+    assert Run.open(run.folder).measurements == (*found, measured(2, worker="3"))
+    assert path.read_text().splitlines()[0] == ",".join(COLUMNS)
+
+
 def test_a_line_may_be_longer_than_the_csv_modules_limit(run):
     filled(run, measured(0, allocation="x" * 300_000), measured(1))
     limit = csv.field_size_limit(131_072)

@@ -38,7 +38,7 @@ def through(measurer, team, *wanted):
 
 
 def without_time(measurements):
-    return [replace(m, train_seconds=0.0) for m in measurements]
+    return [replace(m, train_seconds=0.0, worker="") for m in measurements]
 
 
 def is_running(pid):
