@@ -30,7 +30,14 @@ def test_types_come_back_as_they_were():
 
 @pytest.mark.parametrize(
     "damage",
-    [{"number": "one"}, {"number": "1.0"}, {"val_accuracy": ""}, {"file_bytes": None}, {"worker": None}, {None: ["one", "too many"]}],
+    [
+        {"number": "one"},
+        {"number": "1.0"},
+        {"val_accuracy": ""},
+        {"file_bytes": None},
+        {"worker": None},
+        {None: ["one", "too many"]},
+    ],
 )
 def test_text_that_is_no_measurement_is_refused(damage):
     with pytest.raises((ValueError, TypeError)):
