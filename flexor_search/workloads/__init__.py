@@ -1,7 +1,7 @@
 """A model, its data and its recipe, one file each. A new workload is one file here and one line in the table."""
 
 from flexor_search.errors import UsageError, nearest
-from flexor_search.workloads import digits_convnet, lenet5_fashion_mnist
+from flexor_search.workloads import digits_convnet, lenet5_fashion_mnist, resnet20_fashion_mnist
 from flexor_search.workloads.data import Data, Split, user_data
 from flexor_search.workloads.user import user_workload
 from flexor_search.workloads.workload import Workload
@@ -9,6 +9,8 @@ from flexor_search.workloads.workload import Workload
 WORKLOADS: dict[str, Workload] = {
     "digits-convnet": digits_convnet.WORKLOAD,
     "lenet5-fashion-mnist": lenet5_fashion_mnist.WORKLOAD,
+    "resnet20-fashion-mnist": resnet20_fashion_mnist.WORKLOAD,
+    "resnet20-fashion-mnist-small": resnet20_fashion_mnist.SMALL,
 }
 DEFAULT_WORKLOAD = "digits-convnet"
 

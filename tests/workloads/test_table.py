@@ -8,7 +8,12 @@ from flexor_search.planning import Recipe, shipped_spaces
 from flexor_search.quantization import describe
 from flexor_search.workloads import DEFAULT_WORKLOAD, WORKLOADS, workload
 
-INPUT_SHAPES = {"digits-convnet": (1, 8, 8), "lenet5-fashion-mnist": (1, 28, 28)}
+INPUT_SHAPES = {
+    "digits-convnet": (1, 8, 8),
+    "lenet5-fashion-mnist": (1, 28, 28),
+    "resnet20-fashion-mnist": (1, 28, 28),
+    "resnet20-fashion-mnist-small": (1, 14, 14),
+}
 
 
 @pytest.mark.parametrize("name", sorted(WORKLOADS))
