@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 
 BudgetOption = Annotated[str, typer.Option(help="0.7bpw, 48KiB, 48kB, 48000B or 0.03x; a comma-separated list too.")]
-WorkloadOption = Annotated[str, typer.Option(help="Built-in workload, such as lenet5-mnist; a wrong name lists them all.")]
+WorkloadOption = Annotated[str, typer.Option(help="Built-in workload; a wrong name lists them all.")]
 ModelOption = Annotated[str, typer.Option(help="Your model: module:function that returns an nn.Module.")]
 DataOption = Annotated[str, typer.Option(help="Your data: module:function that returns (train, validation, test).")]
 DataDirOption = Annotated[str, typer.Option(help="Folder of the workload's data.")]

@@ -1,6 +1,6 @@
 """ResNet-20 on Fashion-MNIST: full size for a GPU, and a small form that a processor trains in minutes.
 
-The small form averages 2x2 pixels to 14x14 images and learns from 16,384 of them; validation and test keep all of theirs.
+The small form averages 2x2 pixels to 14x14 images and learns from 16,384 of them; validation and test stay whole.
 """
 
 from dataclasses import replace
