@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from flexor_search.asking import Question, keys
 from flexor_search.errors import RunError
 from flexor_search.exporting import export, verify
 from flexor_search.planning import Recipe, exceeds_space
-from flexor_search.question import Plan, Question, fingerprint, plan, resolved
+from flexor_search.question import Plan, fingerprint, plan, resolved
 from flexor_search.reporting import write_report
 from flexor_search.reporting.words import duration
 from flexor_search.runs import Measurement, Run
@@ -54,7 +55,7 @@ def search(question: Question, folder: str | Path, observer: Observer | None = N
         KeyboardInterrupt: passed on after everything that was found has been packed and reported.
     """
     observer = observer or Silent()
-    planned = plan(question)
+    planned = plan(question.needs_budget())
     for budget in planned.budgets:
         if exceeds_space(planned.space, budget):
             most = budget.show(budget.size_of(planned.space.dearest, planned.space.model_name))
@@ -130,14 +131,13 @@ def resume(folder: str | Path, observer: Observer | None = None, **changes: Any)
     Args:
         folder: of the run.
         observer: is told of progress.
-        changes: fields of the question that may change: budget, trials, timeout_seconds, seeds, device, jobs.
+        changes: keys of the question that may change, as `flexor-search resume --help` lists them.
 
     Raises:
         RunError: not a run folder, or one whose question has changed since (its code, data or space).
     """
     question = Question.from_run(Run.open(folder))
-    allowed = {"budget", "trials", "timeout_seconds", "seeds", "device", "jobs"}
-    assert changes.keys() <= allowed
+    assert changes.keys() <= {key.name for key in keys("resume")}
     return search(replace(question, **changes), folder, observer)
 
 

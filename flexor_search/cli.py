@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexor_search import __version__
+from flexor_search.completing import run_folders
 from flexor_search.errors import FlexorError, UsageError
+from flexor_search.options import asks
 
 if TYPE_CHECKING:
+    from flexor_search.asking import Question
     from flexor_search.runs import Run
 
 app = typer.Typer(
@@ -28,47 +31,21 @@ app = typer.Typer(
     "flexor-search --budget 0.7bpw searches on the built-in workload; the commands below do the rest.",
 )
 
-BudgetOption = Annotated[str, typer.Option(help="0.7bpw, 48KiB, 48kB, 48000B or 0.03x; a comma-separated list too.")]
-WorkloadOption = Annotated[str, typer.Option(help="Built-in workload; a wrong name lists them all.")]
-ModelOption = Annotated[str, typer.Option(help="Your model: module:function that returns an nn.Module.")]
-DataOption = Annotated[str, typer.Option(help="Your data: module:function that returns (train, validation, test).")]
-DataDirOption = Annotated[str, typer.Option(help="Folder of the workload's data.")]
-SpaceOption = Annotated[str, typer.Option(help="Search space: a shipped name or a TOML file.")]
-RecipeOption = Annotated[str, typer.Option(help="TOML file of recipe fields.")]
-StrategyOption = Annotated[str, typer.Option(help="How allocations are found: direct.")]
-TrialsOption = Annotated[int, typer.Option(help="Trainings of the search, baselines included; 0: workload's default.")]
-TimeoutOption = Annotated[float, typer.Option(help="Seconds until the search phase ends; 0: workload's default.")]
-EpochsOption = Annotated[int, typer.Option(help="Epochs of a full training; 0: the recipe's.")]
-SeedsOption = Annotated[int, typer.Option(help="Trainings of each finalist.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything.")]
+ConfigOption = Annotated[str, typer.Option(help="TOML file of the question, as init writes it; options win over it.")]
 OutOption = Annotated[str, typer.Option(help="Run folder; default a new one under runs/.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
-JobsOption = Annotated[int, typer.Option(help="Trainings at a time; 0: chosen by a short measurement; 1: one.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-QuietOption = Annotated[bool, typer.Option(help="No progress and no messages.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no messages.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", autocompletion=run_folders)]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Packed file.")]
 
 
 @app.callback(invoke_without_command=True)
+@asks("search")
 def search(
     context: typer.Context,
-    budget: BudgetOption = "",
-    workload: WorkloadOption = "",
-    model: ModelOption = "",
-    data: DataOption = "",
-    data_dir: DataDirOption = "",
-    space: SpaceOption = "",
-    recipe: RecipeOption = "",
-    strategy: StrategyOption = "direct",
-    trials: TrialsOption = 0,
-    timeout: TimeoutOption = 0.0,
-    epochs: EpochsOption = 0,
-    seeds: SeedsOption = 3,
-    seed: SeedOption = 0,
+    asked: dict[str, Any],
+    config: ConfigOption = "",
     out: OutOption = "",
-    device: DeviceOption = "auto",
-    jobs: JobsOption = 0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -84,50 +61,39 @@ def search(
                 f"{misplaced[0]}: options of a command go behind it: flexor-search {context.invoked_subcommand} ..."
             )
         return
-    if not budget:
-        raise UsageError("budget: --budget is needed, such as --budget 0.7bpw; see flexor-search --help")
+    question = _question(asked, config).needs_budget()
     from flexor_search.terminal import watching
 
     with watching(quiet) as observer:
         from flexor_search import api
-        from flexor_search.question import Question, default_folder
+        from flexor_search.question import default_folder
 
-        question = Question(
-            budget=budget,
-            workload=workload,
-            model=model,
-            data=data,
-            data_dir=data_dir,
-            space=space,
-            recipe=recipe,
-            strategy=strategy,
-            trials=trials,
-            timeout_seconds=timeout,
-            epochs=epochs,
-            seeds=seeds,
-            seed=seed,
-            device=device,
-            jobs=jobs,
-        )
         folder = Path(out) if out else default_folder()
         run = _finished(lambda: api.search(question, folder, observer), folder)
     _show(run, as_json)
 
 
 @app.command()
-def plan(
-    budget: BudgetOption = "",
-    workload: WorkloadOption = "",
-    model: ModelOption = "",
-    data: DataOption = "",
-    space: SpaceOption = "",
-    as_json: JsonOption = False,
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Where to; default question.toml.")] = Path(
+        "question.toml"
+    ),
 ) -> None:
+    """Write a question file for --config, with every key, its default and what it means."""
+    from flexor_search.config import write_question
+
+    print(write_question(file, {}))
+
+
+@app.command()
+@asks("plan")
+def plan(asked: dict[str, Any], config: ConfigOption = "", as_json: JsonOption = False) -> None:
     """Print every layer with what it may take and cost, and the reachable sizes; trains nothing."""
+    question = _question(asked, config)
     from flexor_search.question import plan_tables
     from flexor_search.terminal import print_plan
 
-    tables = plan_tables(budget=budget, workload=workload, model=model, data=data, space=space)
+    tables = plan_tables(question)
     if as_json:
         print(json.dumps(tables, indent=2))
     else:
@@ -135,25 +101,15 @@ def plan(
 
 
 @app.command()
-def resume(
-    run: RunArgument,
-    budget: BudgetOption = "",
-    trials: TrialsOption = 0,
-    timeout: TimeoutOption = 0.0,
-    seeds: SeedsOption = 0,
-    jobs: JobsOption = 0,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
+@asks("resume")
+def resume(run: RunArgument, asked: dict[str, Any], as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Continue a run to its target, or to new ones; nothing that was finished is trained again."""
     from flexor_search.terminal import watching
 
-    asked = {"budget": budget, "trials": trials, "timeout_seconds": timeout, "seeds": seeds, "jobs": jobs}
     with watching(quiet) as observer:
         from flexor_search import api
 
-        changes = {name: value for name, value in asked.items() if value}
-        found = _finished(lambda: api.resume(run, observer, **changes), run)
+        found = _finished(lambda: api.resume(run, observer, **asked), run)
     _show(found, as_json)
 
 
@@ -230,6 +186,17 @@ def main() -> None:
         _fail_parsing(error)
     else:
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _question(asked: dict[str, Any], config: str) -> "Question":
+    """What is asked; what the command line says wins over the file."""
+    from flexor_search.asking import Question
+
+    if not config:
+        return Question(**asked)
+    from flexor_search.config import read_config
+
+    return Question(**(read_config(config) | asked))
 
 
 def _was_given(context: typer.Context, name: str | None) -> bool:

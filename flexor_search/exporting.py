@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flexor_search.asking import Question
 from flexor_search.errors import RunError, UsageError, nearest
 from flexor_search.files import write_atomically, write_error
 from flexor_search.packing import (
@@ -22,7 +23,7 @@ from flexor_search.packing import (
     weights_path,
 )
 from flexor_search.planning import Budget, file_layout
-from flexor_search.question import Question, plan
+from flexor_search.question import plan
 from flexor_search.runs import DONE, Measurement, Run
 from flexor_search.tuning import (
     Observer,

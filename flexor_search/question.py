@@ -1,10 +1,10 @@
-"""A question: what is asked of a search, resolved to a plan before any data is loaded or anything trained."""
+"""A question (asking.py), resolved to a plan before any data is loaded or anything trained."""
 
 import datetime
 import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from flexor_search import __version__
-from flexor_search.errors import RunError, UsageError, nearest
+from flexor_search.asking import Question
+from flexor_search.errors import UsageError
 from flexor_search.planning import (
     KEPT,
     Budget,
@@ -27,82 +28,8 @@ from flexor_search.planning.allocation import weight_bits
 from flexor_search.planning.file_layout import FORMAT_VERSION
 from flexor_search.planning.space import Variable
 from flexor_search.quantization import describe
-from flexor_search.runs import MAX_SEEDS, Run
 from flexor_search.training import seeded
 from flexor_search.workloads import DEFAULT_WORKLOAD, Data, Workload, user_workload, workload
-
-STRATEGIES = ("direct",)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked: everything a run depends on, as saved in run.toml.
-
-    Attributes:
-        budget: one budget or a comma-separated list: "0.7bpw", "48KiB", "0.03x".
-        workload: a built-in one; "" with a model and data of one's own.
-        model, data: "module:function" of one's own, both or neither.
-        data_dir: folder of the workload's data, "" for its default places.
-        space: name of a shipped search space or path of a TOML file, "" for the workload's own or the default rule.
-        recipe: path of a TOML file with recipe fields, "" for the workload's own or the default recipe.
-        strategy: how allocations are found.
-        trials: trainings of the search, baselines included; 0 for the workload's default.
-        timeout_seconds: limit of the search phase; 0 for the workload's default.
-        epochs: of the full recipe; search trials are shortened in proportion; 0 for the recipe's own.
-        seeds: trainings of each finalist.
-        seed: of everything.
-        device: "cpu", "cuda", or "auto".
-        jobs: trainings at a time; 0: chosen by a short measurement; 1: one.
-        ahead: proposals made while so many earlier trials are on their way; -1: by jobs and the machine.
-    """
-
-    budget: str
-    workload: str = ""
-    model: str = ""
-    data: str = ""
-    data_dir: str = ""
-    space: str = ""
-    recipe: str = ""
-    strategy: str = "direct"
-    trials: int = 0
-    timeout_seconds: float = 0.0
-    epochs: int = 0
-    seeds: int = 3
-    seed: int = 0
-    device: str = "auto"
-    jobs: int = 0
-    ahead: int = -1
-
-    def __post_init__(self) -> None:
-        Budget.parse_list(self.budget)
-        if bool(self.model) != bool(self.data):
-            raise UsageError("model: --model and --data go together; give both, or neither for a built-in workload")
-        if self.model and self.workload:
-            raise UsageError("workload: give either --workload or --model with --data, not both")
-        if self.strategy not in STRATEGIES:
-            raise UsageError(f"strategy: {self.strategy!r} is not known; {nearest(self.strategy, STRATEGIES)}")
-        for name in ("trials", "timeout_seconds", "epochs", "seed", "jobs"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name}: must not be negative, got {getattr(self, name)}")
-        if not self.seed < 2**32:
-            raise UsageError(f"seed: must be below 2**32, got {self.seed}")
-        if not 1 <= self.seeds <= MAX_SEEDS:
-            raise UsageError(f"seeds: must be from 1 to {MAX_SEEDS}, got {self.seeds}")
-
-    @classmethod
-    def from_run(cls, run: Run) -> "Question":
-        """The question of a run folder.
-
-        Raises:
-            RunError: run.toml holds no such question.
-        """
-        known = {field.name for field in fields(cls)}
-        try:
-            return cls(**{name: value for name, value in run.question.items() if name in known})
-        except (TypeError, AttributeError, UsageError) as error:
-            raise RunError(
-                f"{run.folder / 'run.toml'} is damaged: {error}; start a new run with another --out"
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -141,24 +68,22 @@ def plan(question: Question) -> Plan:
     with seeded(question.seed):
         shapes = describe(task.build())
     space = make_space(shapes, read_space_file(name) if name else None, task.name)
-    budgets = Budget.parse_list(question.budget)
+    budgets = Budget.parse_list(question.budget) if question.budget else ()
     for budget in budgets:
         check_reachable(space, budget)
     return Plan(task, space, budgets, _device(question.device))
 
 
-def plan_tables(*, budget: str, workload: str, model: str, data: str, space: str) -> dict[str, Any]:
+def plan_tables(question: Question) -> dict[str, Any]:
     """The plan as plain tables: every layer with what it may take and cost, and the reachable sizes.
 
     Args:
-        budget: one or several to check, or "".
-        workload, model, data, space: as in Question.
+        question: its budgets, if it has any, are checked.
 
     Returns:
         "layers" (a row each), "notes" (lines for people) and "reachable" (least and most, bits per weight and bytes).
     """
-    asked = Question(budget or "9999bpw", workload=workload, model=model, data=data, space=space)
-    planned = plan(asked)
+    planned = plan(question)
     found = planned.space
     variable_of = {name: variable for variable in found.variables for name in variable.layers}
     reasons = dict(found.kept_reasons)
@@ -196,7 +121,7 @@ def plan_tables(*, budget: str, workload: str, model: str, data: str, space: str
         f"{found.size:,} allocations; {sum(bool(layer.folded_norm) for layer in found.model.layers)} batch norms are "
         f"folded; {others:,} other values are kept in {found.kept_dtype}",
     ]
-    notes += [f"budget {limit.text}: reachable" for limit in planned.budgets if budget]
+    notes += [f"budget {limit.text}: reachable" for limit in planned.budgets]
     return {"layers": rows, "notes": notes, "reachable": ends}
 
 

@@ -7,9 +7,10 @@ import torch
 from tuning.models import Recorder
 
 from flexor_search import api
+from flexor_search.asking import Question
 from flexor_search.errors import RunError, UsageError
 from flexor_search.packing import load, verilog_file
-from flexor_search.question import Question, plan
+from flexor_search.question import plan
 from flexor_search.runs import Run
 
 

@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
+from flexor_search.asking import Question
 from flexor_search.packing import load_packed, verify_file
 from flexor_search.planning import Allocation, Budget, file_layout, full_precision, nearest_uniform
-from flexor_search.question import Question, plan
+from flexor_search.question import plan
 from flexor_search.runs import CONFIRM, DONE, SEARCH, STOPPED, Run
 from flexor_search.training import evaluate
 from flexor_search.workloads import workload
