@@ -11,8 +11,9 @@ import torch
 from flexor_search.asking import Question, keys
 from flexor_search.errors import RunError
 from flexor_search.exporting import export, verify
+from flexor_search.fingerprint import fingerprint
 from flexor_search.planning import Recipe, exceeds_space
-from flexor_search.question import Plan, fingerprint, plan, resolved
+from flexor_search.question import Plan, plan, resolved
 from flexor_search.reporting import write_report
 from flexor_search.reporting.words import duration
 from flexor_search.runs import Measurement, Run

@@ -1,8 +1,6 @@
 """A question (asking.py), resolved to a plan before any data is loaded or anything trained."""
 
 import datetime
-import hashlib
-import json
 import platform
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -25,11 +23,10 @@ from flexor_search.planning import (
     read_space_file,
 )
 from flexor_search.planning.allocation import weight_bits
-from flexor_search.planning.file_layout import FORMAT_VERSION
 from flexor_search.planning.space import Variable
 from flexor_search.quantization import describe
 from flexor_search.training import seeded
-from flexor_search.workloads import DEFAULT_WORKLOAD, Data, Workload, user_workload, workload
+from flexor_search.workloads import DEFAULT_WORKLOAD, Workload, user_workload, workload
 
 
 @dataclass(frozen=True)
@@ -176,36 +173,6 @@ def resolved(question: Question, planned: Plan, recipe: Recipe) -> dict[str, Any
 def _absolute(path: str) -> str:
     """A path that still holds when the run is resumed from another folder; names of shipped spaces stay as they are."""
     return str(Path(path).resolve()) if path and Path(path).exists() else path
-
-
-def fingerprint(question: Question, planned: Plan, recipe: Recipe, data: Data) -> dict[str, str]:
-    """What makes two runs the same question. Budgets, trials, timeouts and seed counts may differ on resuming."""
-    shapes = [(layer.name, layer.kind, layer.weight_shape) for layer in planned.space.model.layers]
-    menus = [(variable.layers, [spec.to_json() for spec in variable.menu]) for variable in planned.space.variables]
-    return {
-        "workload": planned.workload.name or f"{question.model} {question.data}",
-        "model": _digest([shapes, planned.space.model.float_elements]),
-        "data": _data_digest(data),
-        "space": _digest([menus, planned.space.kept_dtype]),
-        "recipe": _digest(recipe.to_json()),
-        "strategy": question.strategy,
-        "seed": str(question.seed),
-        "format": str(FORMAT_VERSION),
-        "code": __version__,
-    }
-
-
-def _digest(body: Any) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _data_digest(data: Data) -> str:
-    digest = hashlib.sha256()
-    for split in (data.train, data.validation, data.test):
-        digest.update(str((split.name, tuple(split.images.shape), split.mean, split.std)).encode())
-        digest.update(split.images.contiguous().numpy().tobytes())
-        digest.update(split.labels.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def default_folder() -> Path:
