@@ -9,19 +9,25 @@ from flexor_search.quantization.convert import (
 )
 from flexor_search.quantization.describe import QUANTIZABLE, describe
 from flexor_search.quantization.flexor_weight import FlexorWeight, spread_scale, sum_of_planes
+from flexor_search.quantization.supernet import SharedWeight, set_profile, share_, shared_weights, why_not_shared
 from flexor_search.quantization.surrogate import SURROGATES, decode_signs
 
 __all__ = [
     "QUANTIZABLE",
     "SURROGATES",
     "FlexorWeight",
+    "SharedWeight",
     "decode_signs",
     "describe",
     "flexor_weights",
     "quantize_",
+    "set_profile",
     "set_s_tanh",
+    "share_",
     "share_parametrization",
     "shared_s_tanh",
+    "shared_weights",
     "spread_scale",
     "sum_of_planes",
+    "why_not_shared",
 ]

@@ -102,7 +102,7 @@ def share_parametrization(
         modules: all of the model's, by name, the same under each of its names.
         layer: whose weight it is.
         module: the one that was parametrized first.
-        weight: its parametrization, of two originals.
+        weight: its parametrization.
     """
     for name in layer.tied_to:
         path, _, attribute = name.rpartition(".")
@@ -111,5 +111,6 @@ def share_parametrization(
             continue
         parametrize.register_parametrization(other, attribute, weight)
         shared = other.parametrizations[attribute]  # type: ignore[index]
-        shared.original0 = module.parametrizations.weight.original0  # type: ignore[union-attr]
-        shared.original1 = module.parametrizations.weight.original1  # type: ignore[union-attr]
+        assert isinstance(shared, parametrize.ParametrizationList)
+        for index in range(shared.ntensors):
+            setattr(shared, f"original{index}", getattr(module.parametrizations.weight, f"original{index}"))  # type: ignore[union-attr]

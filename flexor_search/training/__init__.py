@@ -3,6 +3,14 @@
 from flexor_search.training.check import check_fits
 from flexor_search.training.checkpoint import CHECKPOINT_SECONDS, Checkpoint, say_nothing
 from flexor_search.training.choice import choose, is_open
+from flexor_search.training.shared import (
+    ProfileScorer,
+    SharedNetworkError,
+    SharedResult,
+    check_learned,
+    shared_model,
+    train_shared,
+)
 from flexor_search.training.stackable import stackable_groups, why_not_stackable
 from flexor_search.training.stacked import train_stacked
 from flexor_search.training.trainer import Score, TrainResult, evaluate, resolve_precision, seeded, train
@@ -10,17 +18,23 @@ from flexor_search.training.trainer import Score, TrainResult, evaluate, resolve
 __all__ = [
     "CHECKPOINT_SECONDS",
     "Checkpoint",
+    "ProfileScorer",
     "Score",
+    "SharedNetworkError",
+    "SharedResult",
     "TrainResult",
     "check_fits",
+    "check_learned",
     "choose",
     "evaluate",
     "is_open",
     "resolve_precision",
     "say_nothing",
     "seeded",
+    "shared_model",
     "stackable_groups",
     "train",
+    "train_shared",
     "train_stacked",
     "why_not_stackable",
 ]

@@ -5,12 +5,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from flexor_search.planning import Recipe
-from flexor_search.quantization import FlexorWeight
+from flexor_search.quantization import FlexorWeight, SharedWeight
 
 
 def optimizer_of(model: nn.Module, recipe: Recipe, device: str) -> torch.optim.Optimizer:
     """The recipe's optimizer over all parameters of one model."""
-    quantized = [m for m in model.modules() if isinstance(m, ParametrizationList) and isinstance(m[0], FlexorWeight)]
+    kinds = (FlexorWeight, SharedWeight)
+    quantized = [m for m in model.modules() if isinstance(m, ParametrizationList) and isinstance(m[0], kinds)]
     encrypted = {id(weight.original0) for weight in quantized}
     parameters = list(model.parameters())
     return make_optimizer(

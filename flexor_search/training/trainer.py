@@ -22,7 +22,7 @@ from flexor_search.quantization import shared_s_tanh
 from flexor_search.training.checkpoint import Checkpoint, Saver
 from flexor_search.training.images import Shuffler, TrainImages
 from flexor_search.training.optimizer import optimizer_of, set_learning_rate
-from flexor_search.training.step import Step, default_route
+from flexor_search.training.step import Losses, Step, default_route
 from flexor_search.workloads import Data, Split
 
 EVALUATION_BATCH = 1000
@@ -109,13 +109,16 @@ def train(
     if recipe.memory_format == "channels_last" and data.train.images.dim() == 4:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with seeded(seed):
-        result = _Training(model, data, recipe, seed, device, on_epoch, route, checkpoint).run()
+        result = Training(model, data, recipe, seed, device, on_epoch, route, checkpoint).run()
     model.eval()
     return result
 
 
-class _Training:
-    """The state of one training; what is not a tensor of the model or the optimizer is its position and its scores."""
+class Training:
+    """The state of one training; what is not a tensor of the model or the optimizer is its position and its scores.
+
+    Losses other than those of the model as it stands can be given.
+    """
 
     def __init__(
         self,
@@ -127,6 +130,7 @@ class _Training:
         on_epoch: Callable[[int, Score], bool] | None,
         route: str,
         checkpoint: Checkpoint | None,
+        losses: Losses | None = None,
     ) -> None:
         self.model, self.recipe, self.device, self.on_epoch = model, recipe, device, on_epoch
         self.train, self.validation = TrainImages.of(data.train, recipe, device), data.validation
@@ -140,7 +144,7 @@ class _Training:
         saved = self.saver.restore()
         self.optimizer = optimizer_of(model, recipe, device)
         self.saver.restore_optimizer(self.optimizer)
-        losses = functools.partial(training_loss, model, recipe=recipe, device=device)
+        losses = losses or functools.partial(training_loss, model, recipe=recipe, device=device)
         self.take_step = Step(losses, self.optimizer, route or default_route(device))
         if saved is not None:
             self._take_up(saved)
@@ -214,24 +218,26 @@ def evaluate(model: nn.Module, split: Split, *, device: str = "cpu", recipe: Rec
     recipe = recipe or Recipe()
     right, loss = 0, 0.0
     for images, labels in split.batches(EVALUATION_BATCH):
-        logits = _logits(model, images.to(device), recipe, device)
+        logits = logits_of(model, images.to(device), recipe, device)
         labels = labels.to(device)
         right += int((logits.argmax(1) == labels).sum())
         loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
     return Score(right / len(split), loss / len(split))
 
 
-def _logits(model: nn.Module, images: Tensor, recipe: Recipe, device: str) -> Tensor:
+def logits_of(model: nn.Module, images: Tensor, recipe: Recipe, device: str, *, as_float: bool = True) -> Tensor:
+    """What a model, or a part of one, gives for images, in the recipe's precision and memory format."""
     if recipe.memory_format == "channels_last" and images.dim() == 4:
         images = images.contiguous(memory_format=torch.channels_last)
     low = resolve_precision(recipe.precision, device) == "bfloat16"
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
-        return model(images).float()
+        logits = model(images)
+    return logits.float() if as_float else logits
 
 
 def training_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: str) -> Tensor:
     """Mean cross-entropy of a batch by the recipe."""
-    logits = _logits(model, images, recipe, device)
+    logits = logits_of(model, images, recipe, device)
     return functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
 
 

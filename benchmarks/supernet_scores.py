@@ -1,0 +1,173 @@
+"""Scores of one shared network for a whole measured table: `python -m benchmarks.supernet_scores --folder DIR`.
+
+Trains LeNet-5 on Fashion-MNIST once for all 625 allocations of benchmarks/data (4, 8, 12, 16 or 20 stored bits of 20 in
+each layer) by the table's recipe (Adam, one-cycle to 5e-3, batch 256, 4 epochs of 55,000 images), systematic codes, one
+random path a step, then scores each on the 5,000 validation images. An interrupted one goes on where it was when it is
+called again with the same folder. DIR/scores.csv has the scores; what is printed (and in DIR/result.json):
+`training_equivalents`, the cost of training and scoring over that of one plain training of the same recipe, in
+processor time, so that other work on the machine does not count; `spearman_accuracy` and `spearman_loss` against the
+table's mean over both seeds, validation and test; `seconds`, what that was computed from.
+
+Of training, a step is timed in this process: plain and shared ones in turn, so that a slow minute slows both.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before torch loads OpenMP
+
+import torch
+from torch import nn
+
+from benchmarks.timing import hardware, versions
+from flexor_search.planning import Recipe, SearchSpace, make_space
+from flexor_search.planning.space_file import SpaceFile
+from flexor_search.quantization import describe, quantize_
+from flexor_search.training import Checkpoint, seeded, train
+from flexor_search.training.checkpoint import read_checkpoint, write_checkpoint
+from flexor_search.training.shared import ProfileScorer, shared_model, train_shared
+from flexor_search.workloads import Data, workload
+
+MENU = (4, 8, 12, 16, 20)
+LAYERS = ("conv1", "conv2", "fc1", "fc2")
+COLUMNS = [*(f"n_in_{layer}" for layer in LAYERS), "val_acc", "val_loss"]
+TABLE = Path(__file__).parent / "data" / "lenet5_fashion_mnist.csv"
+RECIPE = Recipe(
+    learning_rate=5e-3, epochs=4, batch_size=256, precision="auto", memory_format="channels_last", threads=1
+)
+
+
+def lenet5_space() -> SearchSpace:
+    """The table's menus, systematic codes."""
+    file = SpaceFile.model_validate({"keep": [], "default": {"rates": [f"{n_in}/20" for n_in in MENU]}})
+    return make_space(describe(workload("lenet5-fashion-mnist").build()), file)
+
+
+def trained(folder: Path, space: SearchSpace, data: Data, recipe: Recipe, paths: str) -> nn.Module:
+    """The shared network, trained or as an earlier call left it."""
+    path, identity = folder / "shared.safetensors", [recipe.to_json(), paths, len(data.train), list(MENU)]
+    with seeded(0):
+        model = shared_model(workload("lenet5-fashion-mnist").build(), space, recipe)
+    if path.exists():
+        tensors, about = read_checkpoint(path)
+        if about != json.loads(json.dumps(identity)):
+            raise SystemExit(f"{path} is of another recipe; choose another --folder")
+        model.load_state_dict(tensors)
+        return model
+    checkpoint = Checkpoint(folder / "unfinished.safetensors", identity=identity, tell=print)
+    result = train_shared(model, space, data, recipe, seed=0, paths=paths, checkpoint=checkpoint)
+    write_checkpoint(path, model.state_dict(), identity)  # type: ignore[arg-type]
+    checkpoint.path.unlink(missing_ok=True)
+    print(f"trained in {result.train_seconds:.0f} s", flush=True)
+    return model
+
+
+def scored(folder: Path, model: nn.Module, data: Data, recipe: Recipe) -> list[dict[str, str]]:
+    """A line of scores.csv for every allocation, with its processor seconds."""
+    path, names = folder / "scores.csv", [*COLUMNS, "seconds"]
+    known = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+    done = {tuple(int(line[name]) for name in COLUMNS[:4]) for line in known if None not in line.values()}
+    scorer = ProfileScorer(model, data, recipe)
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if not known:
+            writer.writerow(names)
+        for profile in itertools.product(range(len(MENU)), repeat=len(LAYERS)):
+            n_ins = tuple(MENU[index] for index in profile)
+            if n_ins in done:
+                continue
+            started = time.process_time()
+            score = scorer(profile)
+            spent = time.process_time() - started
+            writer.writerow([*n_ins, f"{score.accuracy:.4f}", f"{score.loss:.5f}", f"{spent:.3f}"])
+            file.flush()
+            os.fsync(file.fileno())
+    return list(csv.DictReader(path.open(encoding="utf-8")))
+
+
+def step_seconds(space: SearchSpace, data: Data, recipe: Recipe, paths: str, rounds: int) -> dict[str, float]:
+    """Processor seconds of a step, of a plain training of 12/20 in all layers and of the shared network."""
+    steps = 20
+    few = replace(data, train=data.train.take(steps * recipe.batch_size), validation=data.validation.take(8))
+    once = replace(recipe, epochs=1)
+    build = workload("lenet5-fashion-mnist").build
+    middle = space.allocation((2,) * len(LAYERS))
+    spent: dict[str, float] = {"plain": 0.0, "shared": 0.0}
+    for turn in range(rounds + 1):  # the first warms up
+        for name in spent:
+            with seeded(0):
+                model = quantize_(build(), middle) if name == "plain" else shared_model(build(), space, recipe)
+            started = time.process_time()
+            if name == "plain":
+                train(model, few, once, seed=turn)
+            else:
+                train_shared(model, space, few, once, seed=turn, paths=paths)
+            spent[name] += (time.process_time() - started) * (turn > 0)
+    return {name: seconds / (rounds * steps) for name, seconds in spent.items()}
+
+
+def spearman(lines: list[dict[str, str]], table: Path) -> dict[str, float]:
+    """Rank correlation of the scores with the mean of the table's accuracies, both seeds, validation and test."""
+    import pandas as pd
+    from scipy.stats import spearmanr
+
+    keys = COLUMNS[:4]
+    truth = pd.read_csv(table)
+    truth["truth"] = truth[["val_acc", "test_acc"]].mean(axis=1)
+    ours = pd.DataFrame(lines).astype(float).astype(dict.fromkeys(keys, int))
+    both = ours.merge(truth.groupby(keys)["truth"].mean().reset_index(), on=keys)
+    by_accuracy, by_loss = (cast(Any, spearmanr(one, both["truth"])) for one in (both["val_acc"], -both["val_loss"]))
+    return {
+        "spearman_accuracy": round(float(by_accuracy.statistic), 4),
+        "spearman_loss": round(float(by_loss.statistic), 4),
+    }
+
+
+def measure(folder: Path, paths: str, table: Path) -> dict[str, Any]:
+    """Train, score, time and compare."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(RECIPE.threads)
+    space, data = lenet5_space(), workload("lenet5-fashion-mnist").load(None)
+    model = trained(folder, space, data, RECIPE, paths)
+    lines = scored(folder, model, data, RECIPE)
+    steps = RECIPE.epochs * (len(data.train) // RECIPE.batch_size)
+    step = step_seconds(space, data, RECIPE, paths, rounds=3)
+    seconds = {
+        "plain_training": steps * step["plain"],
+        "shared_training": steps * step["shared"],
+        "scoring": sum(float(line["seconds"]) for line in lines),
+    }
+    cost = (seconds["shared_training"] + seconds["scoring"]) / seconds["plain_training"]
+    return {
+        "training_equivalents": round(cost, 3),
+        **(spearman(lines, table) if table.exists() else {}),
+        "allocations": len(lines),
+        "paths": paths,
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "recipe": RECIPE.to_json(),
+        "hardware": hardware(),
+        "versions": versions("torch"),
+    }
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.supernet_scores", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="where to keep what is finished")
+    parser.add_argument("--paths", choices=("random", "sandwich"), default="random")
+    parser.add_argument("--table", type=Path, default=TABLE, help="the measured table to compare with")
+    given = parser.parse_args()
+    result = measure(given.folder, given.paths, given.table)
+    (given.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""One training for every allocation, and the scores it gives: the same by any route, and after any interruption."""
+
+import copy
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from flexor_search.planning import Recipe, make_space
+from flexor_search.planning.space_file import SpaceFile
+from flexor_search.quantization import describe, set_profile
+from flexor_search.training import Score, seeded
+from flexor_search.training.shared import (
+    STATISTICS_BATCHES,
+    ProfileScorer,
+    SharedNetworkError,
+    check_learned,
+    score_profiles,
+    shared_model,
+    train_shared,
+)
+from flexor_search.workloads import Data, Split
+
+from .models import digits, few_digits
+from .test_checkpoint import assert_same, killed_after, values
+
+RECIPE = Recipe(epochs=3, batch_size=32, learning_rate=1e-2)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def net():
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 20, 3), nn.BatchNorm2d(20), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1)),
+        *(nn.Linear(80, 20), nn.ReLU(), nn.Linear(20, 10)),
+    )
+
+
+def space_of(model, rates=("5/20", "10/20", "20/20")):
+    file = {"keep": [], "default": {"rates": list(rates)}}
+    return make_space(describe(model), SpaceFile.model_validate(file))
+
+
+def shared(data, paths="sandwich", checkpoint=None, recipe=RECIPE):
+    with seeded(0):
+        model = net()
+        space = space_of(model)
+        shared_model(model, space, recipe)
+    train_shared(model, space, data, recipe, seed=1, paths=paths, checkpoint=checkpoint)
+    return model, space
+
+
+@pytest.fixture(scope="module")
+def trained():
+    torch.set_num_threads(1)
+    return shared(few_digits(640), recipe=replace(RECIPE, epochs=10))
+
+
+def plainly_scored(model, data, recipe, profile):
+    """Statistics written out: every batch norm's mean over the batches, of inputs normalized by each batch's own."""
+    model = copy.deepcopy(model).eval()
+    set_profile(model, profile)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    seen = {norm: [] for norm in norms}
+    for norm in norms:
+        norm.register_forward_pre_hook(
+            lambda module, given: seen[module].append((given[0].mean((0, 2, 3)), given[0].var((0, 2, 3))))
+        )
+        norm.track_running_stats = False
+        norm.running_mean = norm.running_var = None  # then a batch's own are used
+    split = data.train.take(STATISTICS_BATCHES * recipe.batch_size)
+    with torch.no_grad():
+        for images, _ in split.batches(recipe.batch_size):
+            model(images)
+        for norm in norms:
+            norm._forward_pre_hooks.clear()
+            norm.running_mean = torch.stack([mean for mean, _ in seen[norm]]).mean(0)
+            norm.running_var = torch.stack([var for _, var in seen[norm]]).mean(0)
+        images, labels = data.validation.batch(slice(None))
+        logits = model(images)
+        accuracy = (logits.argmax(1) == labels).float().mean().item()
+        return accuracy, functional.cross_entropy(logits, labels).item()
+
+
+def test_scores_are_those_of_statistics_estimated_anew_in_any_order(trained):
+    model, space = trained
+    data = few_digits(640)
+    profiles = [(0, 0, 0, 0), (0, 0, 0, 2), (0, 0, 1, 2), (1, 0, 1, 2), (2, 2, 2, 2), (2, 2, 2, 0), (0, 0, 0, 2)]
+    random.Random(0).shuffle(profiles)
+    scorer, whole = ProfileScorer(model, data, RECIPE), ProfileScorer(Wrapped(model), data, RECIPE)
+    assert len(scorer._parts) == len(space.variables)
+    for profile in profiles:
+        score, other = scorer(profile), whole(profile)
+        accuracy, loss = plainly_scored(model, data, RECIPE, profile)
+        assert score.loss == pytest.approx(loss, rel=1e-4)
+        assert score.accuracy == pytest.approx(accuracy)
+        assert (other.accuracy, other.loss) == pytest.approx((score.accuracy, score.loss), rel=1e-5)
+
+
+class Wrapped(nn.Module):
+    """The same model, no longer a plain sequence."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        return self.inner(images)
+
+
+def test_neighbours_that_begin_alike_use_what_is_known(trained):
+    model, _ = trained
+    calls = []
+    hooks = [model[i].register_forward_hook(lambda *_, i=i: calls.append(i)) for i in (0, 4)]
+    profiles = [(a, b, c, 0) for a in range(3) for b in range(3) for c in range(3)]
+    random.Random(1).shuffle(profiles)
+    data = few_digits(640)
+    found = dict(score_profiles(ProfileScorer(model, data, RECIPE), profiles))
+    for hook in hooks:
+        hook.remove()
+    assert found.keys() == set(profiles)
+    each = STATISTICS_BATCHES + 1  # forward passes of a part
+    assert (calls.count(0), calls.count(4)) == (3 * each, 9 * each)
+
+
+def test_a_training_of_all_learns_and_more_bits_are_worth_more(trained):
+    model, _ = trained
+    scorer = ProfileScorer(model, digits(), RECIPE)
+    low, high = scorer((0,) * 4), scorer((2,) * 4)
+    assert high.accuracy > 0.7
+    assert high.loss < low.loss
+    check_learned(high, digits())
+
+
+@pytest.mark.parametrize("paths", ["random", "sandwich"])
+def test_killed_in_the_middle_it_comes_to_the_same_bits(tmp_path, paths):
+    path, data = tmp_path / "x.safetensors", few_digits()
+    expected, _ = shared(data, paths)
+    for writes in (4, 7):
+        told, done = killed_after(writes, path, lambda checkpoint: shared(data, paths, checkpoint))
+        assert done is None
+    assert "goes on from there" in told[0]
+    checkpoint = killed_after(99, path, lambda checkpoint: checkpoint)[1]
+    assert_same(values(shared(data, paths, checkpoint)[0]), values(expected))
+
+
+def test_a_network_that_diverges_is_told():
+    nowhere = Recipe(epochs=1, batch_size=32, learning_rate=1e30, schedule="constant", warmup=0.0)
+    with pytest.raises(SharedNetworkError, match="does not learn"):
+        shared(few_digits(), recipe=nowhere)
+
+
+def test_chance_is_no_learning():
+    labels = torch.tensor([0] * 60 + [1] * 40)
+    split = Split("validation", torch.zeros(100, 2), labels)
+    data = Data(split, split, split)
+    check_learned(Score(0.75, 0.5), data)
+    for score in (Score(0.6, 0.7), Score(0.65, 0.6), Score(0.9, float("nan"))):
+        with pytest.raises(SharedNetworkError, match=r"always saying one class has 60.0 %"):
+            check_learned(score, data)
+
+
+def test_without_batch_norm_nothing_is_estimated():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10))
+    space = space_of(model)
+    shared_model(model, space, RECIPE)
+    scorer = ProfileScorer(model, few_digits(), RECIPE)
+    assert scorer._statistics == []
+    assert 0 <= scorer((0, 1)).accuracy <= 1
