@@ -13,9 +13,11 @@ from flexor_search.reporting.tables import SIZE_RULE, UNIFORM
 from flexor_search.reporting.words import count, percent
 from flexor_search.runs import FAILED, STOPPED
 
-BLUE, ORANGE, PURPLE, GREY = "#2f80d8", "#d97a14", "#8a63d2", "#8f99a3"  # each readable on white and on near-black
+# each readable on white and on near-black
+BLUE, ORANGE, PURPLE, GREY, TEAL = "#2f80d8", "#d97a14", "#8a63d2", "#8f99a3", "#0f9d8a"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-HOVER = "%{customdata}<extra></extra>"
+_MANY = 12
+HOVER = "%{customdata[0]}<extra></extra>"
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ def accuracy_range(accuracies: "pd.Series[float]", bars: list[float]) -> tuple[f
         return 0.0, 1.0
     best = low = max([*values, *bars])
     if len(values):
-        usual = max(best - float(values.quantile(0.25)), 0.01)
-        low = max(float(values.min()), best - 3 * usual)
+        share, times = (0.25, 3) if len(values) < _MANY else (0.5, 4)  # of few each counts
+        low = max(float(values.min()), best - times * max(best - float(values.quantile(share)), 0.01))
     low = min([low, *bars])
     margin = 0.09 * max(best - low, 0.01)
     return low - margin, best + 1.4 * margin

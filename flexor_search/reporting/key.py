@@ -16,8 +16,11 @@ _SHAPES = {
     "diamond": '<path d="M7 1.5 12.5 7 7 12.5 1.5 7Z" fill="{0}"/>',
     "circle-open": '<circle cx="7" cy="7" r="4.5" fill="none" stroke="{0}" stroke-width="2"/>',
     "x-thin-open": '<path d="M3 3 11 11M11 3 3 11" stroke="{0}" stroke-width="2"/>',
+    "star-open": '<path d="M7 1 9 5 13 6 10 9 11 13 7 10 3 13 4 9 1 6 5 5Z" fill="none" stroke="{0}"/>',
+    "hexagram-open": '<path d="M7 1 12.2 10H1.8ZM7 13 1.8 4H12.2Z" fill="none" stroke="{0}"/>',
     BELOW: '<path d="M2 3.5H12L7 12Z" fill="none" stroke="{0}" stroke-width="1.5"/>',
 }
+_AREA = '<rect x="0" y="2" width="14" height="10" rx="2" fill="{0}"/>'
 _DASHES = {"dash": "6 4", "dot": "2 3"}
 
 
@@ -29,7 +32,11 @@ def key(figure: "go.Figure") -> str:
     for trace in traces:
         symbols = _symbols(trace)
         below = below or BELOW in symbols
-        if trace.mode == "lines":
+        if not trace.name:
+            continue
+        if trace.fill:
+            found.setdefault(trace.name, _AREA.format(trace.fillcolor))
+        elif trace.mode == "lines":
             found.setdefault(trace.name, _line(trace.line))
         else:
             drawn = next((symbol for symbol in symbols if symbol != BELOW), BELOW)

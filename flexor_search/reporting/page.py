@@ -1,31 +1,26 @@
-"""The report: one self-contained HTML file that works offline, and the front as CSV.
-
-Text, tables and bars are plain HTML, there before any script has run; two figures are plotly's, whose library is in the
-file once. A content security policy forbids the page to fetch anything.
-"""
+"""The report: its parts in the order of a reader's questions, and the front as CSV."""
 
 from collections import Counter
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flexor_search.files import write_atomically
-from flexor_search.reporting import details, outcome, tables
-from flexor_search.reporting.key import key
+from flexor_search.reporting import details, heat, outcome, selection, sensitivity_bars, tables
+from flexor_search.reporting.document import document, drawing, section, tabs
+from flexor_search.reporting.effort import by_worker
+from flexor_search.reporting.published import published
 from flexor_search.reporting.results import layer_rates, result_rows
+from flexor_search.reporting.sensitivity import FIT, sensitivity
 from flexor_search.reporting.shipped import economies, file_parts, layer_sizes
+from flexor_search.reporting.trials import trials
 from flexor_search.reporting.words import escaped
 from flexor_search.runs import DONE, FAILED, STOPPED, Run
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 _ENDED = {STOPPED: "stopped early as weak", FAILED: "failed"}
 _LABELS = {
     "pareto": "Validation accuracy against stored bits per weight",
-    "progress": "Validation accuracy of every trial, and the best so far",
+    "progress": "Validation accuracy of every trial, the best so far, and the hypervolume",
 }
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 
 
 def write_report(run: Run) -> Path:
@@ -49,26 +44,12 @@ def render(run: Run) -> str:
     rows = result_rows(summary)
     body = [outcome.heading(run, summary), *_outcomes(rows)]
     if rows:
-        body.append(_section("Beside uniform and full precision", outcome.results(rows)))
-    body += [_pareto(run, summary), _layers(summary), _economies(summary), _progress(run)]
-    body.append(_section("How it was made", details.made(run)))
-    body.append(_section("All measurements", details.trainings(run), "measurements"))
-    return _document(f"{outcome.subject(run)}: flexor-search", "\n".join(filter(None, body)))
-
-
-def _document(title: str, body: str) -> str:
-    from plotly.offline import get_plotlyjs
-
-    own = files("flexor_search.reporting")
-    css, script = (own.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    scripts = f"<script>{get_plotlyjs()}</script>\n<script>{script}</script>\n" if 'class="plot"' in body else ""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escaped(title)}</title>\n<style>\n{css}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n{scripts}</body>\n</html>\n"
-    )
+        body.append(section("Beside uniform and full precision", outcome.results(rows)))
+    body += [_pareto(run, summary), _layers(summary), _economies(summary), _sensitivity(run), _progress(run)]
+    body.append(section("How it was made", details.made(run)))
+    if run.measurements:
+        body.append(section("All measurements", trials(run), "measurements"))
+    return document(f"{outcome.subject(run)}: flexor-search", "\n".join(filter(None, body)))
 
 
 def _outcomes(rows: list[dict[str, Any]]) -> list[str]:
@@ -84,19 +65,20 @@ def _pareto(run: Run, summary: dict[str, Any] | None) -> str:
         return ""
     from flexor_search.reporting import figures
 
-    budgets = [str(budget) for budget in run.question.get("budgets") or []]
-    chosen = tables.chosen_digests(run, summary)
-    figure = figures.pareto(points, tables.front(run), budgets, chosen)
     both = points["fidelity"].nunique() > 1
+    known = published(str(run.question.get("workload") or ""))
     notes = [
         "The search's trainings are shorter, so the two panels do not compare with each other." if both else "",
-        "Bars: one standard deviation over seeds." if points["val_std"].notna().any() else "",
+        "Bars and band: one standard deviation over seeds." if points["val_std"].notna().any() else "",
+        "Published figures are test accuracies, at bits by the paper's count, by other recipes." if len(known) else "",
         _not_drawn(run),
     ]
     text = (
         "<p>How accurate a model of so many stored bits is. The front is the best that was found up to each size.</p>"
     )
-    return _section("Accuracy against size", text + _figure(figure, "pareto", notes))
+    figure = drawing(figures.pareto_figure(run), "pareto", _LABELS["pareto"], notes)
+    panel = selection.panel(run, tables.chosen_digests(run, summary))
+    return section("Accuracy against size", text + figure + panel)
 
 
 def _layers(summary: dict[str, Any] | None) -> str:
@@ -104,24 +86,42 @@ def _layers(summary: dict[str, Any] | None) -> str:
     if rates.empty:
         return ""
     sizes = layer_sizes(summary)
+    width = ", as wide as they have weights" if len(sizes) else ""
     text = (
-        "<p>Layers in network order. 12/20 stores 12 bits for every 20 weights; the stronger the color, the more bits "
-        "per weight. Kept layers are not encrypted.</p>"
+        f"<p>Layers in network order{width}. 12/20 stores 12 bits for every 20 weights; the stronger the color, the "
+        "more bits per weight. Kept layers are not encrypted.</p>"
     )
-    rate = _section("The rate of each layer", text + details.layers(rates, sizes))
+    strips = section("The rate of each layer", text + heat.strips(rates, sizes))
+    rate = section("Layer by layer", heat.layers(rates, sizes))
     parts = file_parts(summary)
     if parts.empty:
-        return rate
+        return strips + rate
     text = "<p>Everything in the file.</p>"
-    return f'<div class="pair">{rate}{_section("Where the bytes go", text + details.parts(parts))}</div>'
+    return f'{strips}<div class="pair">{rate}{section("Where the bytes go", text + details.parts(parts))}</div>'
 
 
 def _economies(summary: dict[str, Any] | None) -> str:
     table = economies(summary)
     if table.empty:
         return ""
-    text = "<p>What each economy of the file saves, and by how much of the largest logit it moves any logit.</p>"
-    return _section("Smaller for nothing", text + details.economies(table))
+    text = "<p>Bytes that each economy of the file saves, and by how much of the largest logit it moves any logit.</p>"
+    return section("Smaller for nothing", text + details.economies(table))
+
+
+def _sensitivity(run: Run) -> str:
+    source, table = sensitivity(run)
+    if table.empty:
+        return ""
+    text = (
+        "<p>By how much the validation loss rises when a layer's rate is halved, all others as they are. Fitted to "
+        "this run's search trainings (the logarithm of the loss on every layer's log rate, ridge regression), ± "
+        "standard error. Layers whose rate never varied are left out; layers that only moved together share their "
+        "effect.</p>"
+        if source == FIT
+        else "<p>Points of validation accuracy that each rate is predicted to cost a layer, beside its best rate, from "
+        "the run's sensitivity table.</p>"
+    )
+    return section("How much each layer minds", text + sensitivity_bars.sensitivity(source, table))
 
 
 def _progress(run: Run) -> str:
@@ -130,31 +130,22 @@ def _progress(run: Run) -> str:
         return ""
     from flexor_search.reporting import figures
 
-    level = tables.uniform_level(table)
-    figure = figures.progress(table, level)
     budget = str((run.question.get("budgets") or ["no limit"])[0])
     pale = "" if table["fits"].all() else " Trials over that budget are pale."
-    text = f"<p>Every training of the search in turn, and the best so far within {escaped(budget)}.{pale}</p>"
-    return _section("Progress of the search", text + _figure(figure, "progress", []))
+    views = {
+        title: drawing(
+            figures.progress_figure(run, against), f"progress-{against}", f"{_LABELS['progress']} {title}", []
+        )
+        for title, against in (("against trainings", figures.TRAININGS), ("against time", figures.SECONDS))
+    }
+    text = (
+        f"<p>Every training of the search, the best so far within {escaped(budget)}, and below them the area that the "
+        f"front covers, in bits times points.{pale}</p>"
+    )
+    return section("Progress of the search", text + tabs("progress", views) + details.workers(by_worker(run)))
 
 
 def _not_drawn(run: Run) -> str:
     states = Counter(m.state for m in run.measurements)
     parts = [f"{states[state]} {words}" for state, words in _ENDED.items() if states[state]]
     return f"Not drawn: {' and '.join(parts)}." if parts else ""
-
-
-def _figure(figure: "go.Figure", name: str, notes: list[str]) -> str:
-    body = figure.to_json()
-    assert body is not None
-    body = body.replace("<", "\\u003c")  # no text in it may end the script
-    caption = " ".join(filter(None, [*notes, "Drag to zoom, double-click to go back."]))
-    return (
-        f'<figure>{key(figure)}<div class="plot" id="{name}" role="img" aria-label="{_LABELS[name]}"></div>'
-        f'<script type="application/json" id="{name}-data">{body}</script>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def _section(title: str, body: str, name: str = "") -> str:
-    return f"<section{f' id={name}' if name else ''}><h2>{title}</h2>\n{body}</section>"

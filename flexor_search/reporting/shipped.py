@@ -12,6 +12,9 @@ PARTS = {
 }
 """Field of a layer in the account of a file -> what the report calls it."""
 
+PADDING = "padding"
+"""Bits of the payload that only fill the last byte of a plane."""
+
 WHOLE = {
     "code_table_bytes": "code table",
     "other_kept_bytes": "other tensors",
@@ -29,14 +32,18 @@ def file_parts(summary: dict[str, Any] | None) -> pd.DataFrame:
     """Where the bytes of each chosen model's file go.
 
     Returns:
-        Columns budget, part, file_bytes; a budget's parts add up to its file, empty ones are left out. Where the
-        summary has no account of the file, the parts are the searched weights and all else.
+        Columns budget, part, file_bytes (an eighth for each bit of padding); a budget's parts add up to its file, empty
+        ones are left out. Where the summary has no account of the file, the parts are the searched weights and all
+        else.
     """
     rows = []
     for budget, file in _files(summary):
-        parts = dict.fromkeys(dict.fromkeys((*PARTS.values(), *WHOLE.values())), 0)
+        parts: dict[str, float] = dict.fromkeys((*PARTS.values(), PADDING, *WHOLE.values()), 0.0)
         for field, part in PARTS.items():
             parts[part] += sum(layer[field] for layer in file["layers"])
+        padding = sum(layer.get("padding_bits", 0) for layer in file["layers"]) / 8
+        parts[PARTS["payload_bytes"]] -= padding
+        parts[PADDING] += padding
         for field, part in WHOLE.items():
             parts[part] += file[field]
         rows += [(budget, part, part_bytes) for part, part_bytes in parts.items() if part_bytes]

@@ -8,6 +8,7 @@ import pandas as pd
 
 from flexor_search.errors import UsageError
 from flexor_search.planning import Budget, pareto_front
+from flexor_search.reporting.effort import effort, hypervolumes
 from flexor_search.runs import CONFIRM, DONE, FULL_PRECISION, SEARCH, Run
 
 FULL, UNIFORM, CHOSEN = FULL_PRECISION, "uniform", "chosen"
@@ -74,6 +75,33 @@ def front(run: Run) -> pd.DataFrame:
     return table.loc[rows].reset_index(drop=True)
 
 
+def budget_places(points: pd.DataFrame, budgets: list[str]) -> list[tuple[float, str]]:
+    """Where the budgets stand on the axis of bits per weight.
+
+    One in bytes stands where a line through the measured models' files has so many; ratios have no place, since the
+    float model's size is in no measurement.
+
+    Args:
+        points: as from `points`.
+        budgets: as typed.
+
+    Returns:
+        Bits per weight and text of each that has a place.
+    """
+    small = points[points["kind"] != FULL]
+    bits, sizes = small["bits_per_weight"].astype(float), small["file_bytes"].astype(float)
+    places = []
+    for budget in map(Budget.parse, budgets):
+        if budget.kind == "bpw":
+            places.append((float(budget.value), budget.text))
+        elif budget.kind == "bytes" and bits.nunique() > 1:
+            spread = bits - bits.mean()
+            slope = float((spread * (sizes - sizes.mean())).sum() / (spread**2).sum())
+            if slope > 0:
+                places.append((float(bits.mean() + (float(budget.value) - sizes.mean()) / slope), budget.text))
+    return places
+
+
 def chosen_digests(run: Run, summary: dict[str, Any] | None) -> set[str]:
     """Digests of the chosen models."""
     chosen = [entry["allocation"] for entry in (summary or {}).get("budgets", [])]
@@ -85,8 +113,9 @@ def progress(run: Run) -> pd.DataFrame:
 
     Returns:
         A row for each search training: trial (its number in the run), kind, label, bits_per_weight, file_bytes, state,
-        val_accuracy (of a stopped one, the last seen), fits (the first budget), and best: the best accuracy so far of
-        those that finished and fit, NaN before there is one.
+        val_accuracy (of a stopped one, the last seen), fits (the first budget), best (the best accuracy so far of
+        those that finished and fit, NaN before there is one), trainings and seconds (`effort` by its end), and
+        hypervolume (of the search's front after it, in bits times accuracy; see `effort.reference`).
     """
     frame = run.frame()
     frame = frame[frame["phase"] == SEARCH].reset_index(drop=True)
@@ -97,6 +126,8 @@ def progress(run: Run) -> pd.DataFrame:
     table["fits"] = pd.Series(fits, dtype=bool)
     counted = table["val_accuracy"].astype(float).where(table["fits"] & (table["state"] == DONE))
     table["best"] = counted.cummax().ffill()
+    table = table.join(effort(run))
+    table["hypervolume"] = pd.Series(hypervolumes(run), dtype=float)
     return table
 
 

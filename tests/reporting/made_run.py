@@ -48,8 +48,10 @@ def measured(number: int, accuracy: float, bits: float, **changes: Any) -> Measu
 
 
 def failed(number: int, bits: float) -> Measurement:
-    """A training whose loss was not a number."""
-    return measured(number, math.nan, bits, state=FAILED, val_loss=math.nan, reason="the loss is nan, <b>sadly</b>")
+    """A training whose loss was not a number at once."""
+    return measured(
+        number, math.nan, bits, state=FAILED, epochs=0, val_loss=math.nan, reason="the loss is nan, <b>sadly</b>"
+    )
 
 
 def stopped(number: int, accuracy: float, bits: float) -> Measurement:

@@ -1,0 +1,117 @@
+"""How much each layer minds a lower rate: from the run's own table of it, else from a fit to its measurements."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flexor_search.planning import LayerSpec
+from flexor_search.runs import DONE, FULL_PRECISION, SEARCH, Run
+
+COLUMNS = ["layer", "rate", "loss", "error"]
+FIT, TABLE = "fit", "table"
+_LEAST_TRAININGS = 8
+_KEPT_BITS = 16.0
+_NAMES = {
+    "layer": ("layer", "name", "variable", "axis"),
+    "rate": ("rate", "label", "spec", "n_in"),
+    "loss": ("predicted_loss", "loss", "accuracy_loss", "loss_points"),
+    "error": ("uncertainty", "error", "std", "standard_error"),
+}
+"""Column of the table -> what it may be called in sensitivity.json, best first."""
+
+
+def sensitivity(run: Run) -> tuple[str, pd.DataFrame]:
+    """Per-layer sensitivity.
+
+    Returns:
+        Where it is from, and columns layer, rate, loss, error.
+        TABLE (sensitivity.json, from the shared-weight network or the accuracy model): for each layer and rate the
+        accuracy, as a fraction, that it is predicted to cost there beside the layer's best rate, and how unsure that
+        is.
+        FIT (linear in each layer's log rate, of the logarithm of the validation loss): for each layer by what
+        share halving its rate raises the loss, all others as they are, with its standard error; rate is "".
+        Empty where too little is known.
+    """
+    table = _told(run)
+    return (TABLE, table) if len(table) else (FIT, fitted(run))
+
+
+def fitted(run: Run) -> pd.DataFrame:
+    """The fit: ridge regression of log validation loss on the log rate of every layer whose rate varied.
+
+    The strength of the ridge is chosen by leaving one training out. Layers that only moved together (ties) share their
+    effect equally.
+    """
+    empty = pd.DataFrame(columns=COLUMNS)
+    seen = [
+        m
+        for m in run.measurements
+        if m.phase == SEARCH and m.state == DONE and m.kind != FULL_PRECISION and 0 < m.val_loss < math.inf
+    ]
+    rates = [_log_rates(m.allocation) for m in seen]
+    if len(seen) < _LEAST_TRAININGS or any(list(row) != list(rates[0]) for row in rates) or not rates[0]:
+        return empty
+    names = list(rates[0])
+    x = np.array([[row[name] for name in names] for row in rates])
+    varied = np.flatnonzero(np.ptp(x, axis=0) > 1e-9)
+    if not len(varied) or len(seen) < len(varied) + 3:
+        return empty
+    slopes, errors = _ridge(x[:, varied], np.log([m.val_loss for m in seen]))
+    # halving a rate is one less in log2: the loss is multiplied by exp(-slope)
+    losses = np.expm1(-slopes)
+    found = zip(varied, losses, errors, strict=True)
+    rows = [(names[i], "", float(loss), float(error * (1 + loss))) for i, loss, error in found]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes and their standard errors."""
+    x, y = x - x.mean(axis=0), y - y.mean()
+    left, sizes, right = np.linalg.svd(x, full_matrices=False)
+    best: tuple[float, float] = (math.inf, 1.0)
+    for strength in np.geomspace(1e-3, 1e2, 26) * float(np.mean(sizes**2)):
+        shrink = sizes**2 / (sizes**2 + strength)
+        leverage = np.einsum("ij,j->i", left**2, shrink) + 1 / len(y)
+        residual = (y - left @ (shrink * (left.T @ y))) / np.maximum(1 - leverage, 1e-6)
+        best = min(best, (float(np.mean(residual**2)), float(strength)))
+    noise, strength = best
+    slopes = right.T @ (sizes / (sizes**2 + strength) * (left.T @ y))
+    return slopes, np.sqrt(noise * np.einsum("ji,j->i", right**2, 1 / (sizes**2 + strength)))
+
+
+def _log_rates(allocation: str) -> dict[str, float]:
+    """log2 of the bits per weight of each searched layer."""
+    body = json.loads(allocation)
+    outside = set(body.get("not_searched", ()))
+    specs = {name: LayerSpec.from_json(spec) for name, spec in body["layers"].items() if name not in outside}
+    return {name: math.log2(_KEPT_BITS if spec.is_kept else spec.nominal_rate) for name, spec in specs.items()}
+
+
+def _told(run: Run) -> pd.DataFrame:
+    """The table in sensitivity.json; empty where there is none that can be read."""
+    try:
+        body = json.loads((run.folder / "sensitivity.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return pd.DataFrame(columns=COLUMNS)
+    rows = [row for row in map(_row, _list_of_rows(body)) if row is not None]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _list_of_rows(body: Any) -> list[Any]:
+    if isinstance(body, dict):
+        body = next((body[name] for name in ("table", "sensitivity", "layers", "rows") if name in body), [])
+    return body if isinstance(body, list) else []
+
+
+def _row(body: Any) -> tuple[str, str, float, float] | None:
+    if not isinstance(body, dict):
+        return None
+    found = {column: next((body[name] for name in names if name in body), None) for column, names in _NAMES.items()}
+    try:
+        error = math.nan if found["error"] is None else float(found["error"])
+        return str(found["layer"] or ""), str(found["rate"]), float(found["loss"]), error  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
