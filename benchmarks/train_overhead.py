@@ -26,8 +26,8 @@ from benchmarks.timing import hardware, versions
 from flexor_search.planning import Allocation, LayerSpec, Recipe
 from flexor_search.quantization import describe, quantize_
 from flexor_search.training.optimizer import optimizer_of
+from flexor_search.training.score import training_loss
 from flexor_search.training.step import ROUTES, Step
-from flexor_search.training.trainer import training_loss
 from flexor_search.workloads import lenet5_fashion_mnist
 from flexor_search.workloads.resnet import ResNet
 

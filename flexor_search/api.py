@@ -16,7 +16,7 @@ from flexor_search.planning import Recipe, exceeds_space
 from flexor_search.question import Plan, plan, resolved
 from flexor_search.reporting import write_report
 from flexor_search.reporting.words import duration
-from flexor_search.runs import Measurement, Run
+from flexor_search.runs import Measurement, MetricWords, Run
 from flexor_search.training import check_fits, seeded
 from flexor_search.tuning import (
     FINALISTS,
@@ -36,6 +36,7 @@ from flexor_search.tuning import (
 from flexor_search.tuning import (
     search as direct_search,
 )
+from flexor_search.workloads import name_of
 
 __all__ = ["export", "report", "resume", "search", "verify"]
 
@@ -64,20 +65,23 @@ def search(question: Question, folder: str | Path, observer: Observer | None = N
     task = planned.workload
     data = task.load(Path(question.data_dir) if question.data_dir else None)
     with seeded(question.seed):
-        check_fits(task.build(), data)
+        check_fits(task.build(), data, task.recipe, task.own)
     if task.recipe.threads and planned.device == "cpu":
         torch.set_num_threads(task.recipe.threads)
     asked = fingerprint(question, planned, task.recipe, data)
     earlier = Run.recipe_of(folder)
-    recipe = closed_recipe(task.build, data, task.recipe, planned.device, planned.space.dearest, earlier, observer)
+    recipe = closed_recipe(
+        task.build, data, task.recipe, planned.device, planned.space.dearest, earlier, observer, task.own
+    )
     if question.ahead < 0:
         question = replace(question, ahead=trials_ahead(question.jobs, planned.device))
     run = Run.start(folder, resolved(question, planned, recipe), asked)
     run.lock()
     log = _log_to(run.folder / "run.log")
-    watch = _Logged(observer, log)
+    watch = _Logged(observer, log, MetricWords.of(run.question))
     try:
-        return _searched(question, planned, Measurer(run, task.build, data, recipe, task.name, planned.device), watch)
+        measurer = Measurer(run, task.build, data, recipe, task.name, planned.device, own=task.own)
+        return _searched(question, planned, measurer, watch)
     finally:
         run.unlock()
         for handler in list(log.handlers):
@@ -149,6 +153,9 @@ def report(folder: str | Path) -> Path:
 
 def _recipe_line(recipe: Recipe, planned: Plan) -> str:
     own = "" if planned.workload.name else " (default for own models; --recipe FILE.toml changes it)"
+    if (loop := planned.workload.own.train) is not None:
+        told = f"{recipe.epochs} epochs, batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}"
+        return f"training by {name_of(loop)}, which is told: {told}{own}; on {planned.device}"
     return (
         f"recipe{own}: {recipe.optimizer}, {recipe.schedule} to {recipe.learning_rate:g}, batch {recipe.batch_size}, "
         f"{recipe.epochs} epochs, {recipe.precision}, on {planned.device}"
@@ -175,6 +182,7 @@ class _Logged:
 
     inner: Observer
     log: logging.Logger
+    words: MetricWords
 
     def message(self, text: str) -> None:
         self.log.info(text)
@@ -193,8 +201,9 @@ class _Logged:
     def measured(self, measurement: Measurement, best: str) -> None:
         m = measurement
         self.log.info(
-            "trial %d %s %s %s seed %d: %s, accuracy %.4f, loss %.4f, %.1f s %s",
-            *(m.number, m.phase, m.kind, m.label, m.seed, m.state, m.val_accuracy, m.val_loss, m.train_seconds),
+            "trial %d %s %s %s seed %d: %s, %s %.4f, loss %.4f, %.1f s %s",
+            *(m.number, m.phase, m.kind, m.label, m.seed, m.state, self.words.name),
+            *(m.val_accuracy, m.val_loss, m.train_seconds),
             m.reason,
         )
         self.inner.measured(measurement, best)

@@ -158,6 +158,10 @@ class Question:
     workload: str = _key("", "Built-in workload; a wrong name lists them all.", PLAN, complete="workloads")
     model: str = _key("", "Your model: module:function that returns an nn.Module.", PLAN)
     data: str = _key("", "Your data: module:function that returns (train, validation, test).", PLAN)
+    train: str = _key(
+        "", "Your training loop: module:function of model, train, validation, recipe, seed, report.", SEARCH
+    )
+    metric: str = _key("", "Your metric in place of accuracy, greater is better: module:function.", SEARCH)
     data_dir: str = _key("", "Folder of the workload's data.", SEARCH)
     space: str = _key("", "Search space: a shipped name or a TOML file.", PLAN, complete="spaces")
     recipe: str = _key("", "TOML file of recipe fields.", SEARCH)

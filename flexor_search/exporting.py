@@ -24,7 +24,7 @@ from flexor_search.packing import (
 )
 from flexor_search.planning import Budget, file_layout
 from flexor_search.question import plan
-from flexor_search.runs import DONE, Measurement, Run
+from flexor_search.runs import DONE, Measurement, MetricWords, Run
 from flexor_search.tuning import (
     Observer,
     Silent,
@@ -106,7 +106,7 @@ def export(
             raise write_error(path, error) from error
         form.write(Trained(run, chosen, question, observer), path)
     packing = run.packing(chosen.number)
-    for line in (*packing_lines(packing), *packing_warnings(packing)):
+    for line in (*packing_lines(packing), *packing_warnings(packing, MetricWords.of(run.question))):
         observer.message(line)
     return path
 

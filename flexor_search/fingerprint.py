@@ -49,7 +49,8 @@ def fingerprint(question: Question, planned: "Plan", recipe: Recipe, data: Data)
         "format": str(FORMAT_VERSION),
         "code": code_digest(),
     }
-    for reference in (question.model, question.data):
+    parts |= {name: text for name, text in (("train", question.train), ("metric", question.metric)) if text}
+    for reference in (question.model, question.data, question.train, question.metric):
         parts |= {f"source of {name}": digest for name, digest in source_digests(reference).items()}
     return parts
 

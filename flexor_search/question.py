@@ -26,7 +26,7 @@ from flexor_search.planning.allocation import weight_bits
 from flexor_search.planning.space import Variable
 from flexor_search.quantization import describe
 from flexor_search.training import seeded
-from flexor_search.workloads import DEFAULT_WORKLOAD, Workload, user_workload, workload
+from flexor_search.workloads import DEFAULT_WORKLOAD, Workload, user_own, user_workload, workload
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,11 @@ def plan(question: Question) -> Plan:
         ModelError: the model cannot be used.
     """
     recipe_given = Recipe.read(question.recipe) if question.recipe and question.model else None
+    own = user_own(question.train, question.metric)
     if question.model:
-        task = user_workload(question.model, question.data, recipe_given or Recipe(), question.seed)
+        task = user_workload(question.model, question.data, recipe_given or Recipe(), question.seed, own)
     else:
-        task = workload(question.workload or DEFAULT_WORKLOAD)
+        task = replace(workload(question.workload or DEFAULT_WORKLOAD), own=own)
         if question.recipe:
             task = replace(task, recipe=Recipe.read(question.recipe, task.recipe))
     task = replace(task, recipe=_with_epochs(task.recipe, question.epochs))

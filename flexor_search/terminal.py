@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from flexor_search.packing import FileBytes
-    from flexor_search.runs import Measurement, Run
+    from flexor_search.runs import Measurement, MetricWords, Run
     from flexor_search.tuning import Phase
 
 
@@ -54,7 +54,8 @@ class LiveObserver:
         self._progress.update(self._task, advance=self._phases[self._name].seconds_each, best=best_text, count=count)
         if not self._console.is_terminal:
             m = measurement
-            outcome = f"{100 * m.val_accuracy:.2f} %" if m.state == "done" else f"{m.state} ({m.reason})"
+            words = self._phases[self._name].words
+            outcome = words.text(m.val_accuracy) if m.state == "done" else f"{m.state} ({m.reason})"
             self.message(f"{m.phase} {count}: {m.kind} {m.label} ({m.bits_per_weight:g} bpw): {outcome}")
 
 
@@ -80,7 +81,9 @@ def watching(quiet: bool) -> Iterator["LiveObserver | None"]:
 
 def print_results(run: "Run") -> None:
     """The short table of a run, then the paths of what it wrote."""
-    summary = run.summary()
+    from flexor_search.runs import MetricWords
+
+    summary, words = run.summary(), MetricWords.of(run.question)
     console = _stdout()
     if summary is None:
         console.print("nothing finished yet")
@@ -91,8 +94,8 @@ def print_results(run: "Run") -> None:
         ("model", "left"),
         ("bits/weight", "right"),
         ("file bytes", "right"),
-        ("validation %", "right"),
-        ("test %", "right"),
+        (words.heading("validation"), "right"),
+        (words.heading("test"), "right"),
     ):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
     for entry in summary["budgets"]:
@@ -106,8 +109,8 @@ def print_results(run: "Run") -> None:
                 name,
                 f"{body['bits_per_weight']:g}",
                 f"{body['file_bytes']:,}",
-                _spread(body["val_accuracy"]),
-                _spread(body["test_accuracy"]),
+                _spread(body["val_accuracy"], words),
+                _spread(body["test_accuracy"], words),
                 style="bold" if name == "chosen" else None,
             )
     console.print(table)
@@ -167,11 +170,11 @@ def print_plan(tables: dict[str, Any]) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _spread(values: dict[str, Any] | None) -> str:
+def _spread(values: dict[str, Any] | None, words: "MetricWords") -> str:
     if values is None:
         return "-"
-    spread = f" ± {100 * values['std']:.2f}" if values["std"] is not None else ""
-    return f"{100 * values['mean']:.2f}{spread}"
+    spread = f" ± {words.number(values['std'])}" if values["std"] is not None else ""
+    return words.number(values["mean"]) + spread
 
 
 def _stdout() -> Console:

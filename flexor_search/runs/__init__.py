@@ -10,9 +10,11 @@ from flexor_search.runs.measurement import (
     STOPPED,
     Measurement,
 )
+from flexor_search.runs.metric import ACCURACY, MetricWords
 from flexor_search.runs.run import Run
 
 __all__ = [
+    "ACCURACY",
     "CONFIRM",
     "DONE",
     "FAILED",
@@ -21,5 +23,6 @@ __all__ = [
     "SEARCH",
     "STOPPED",
     "Measurement",
+    "MetricWords",
     "Run",
 ]

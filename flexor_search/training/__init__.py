@@ -3,6 +3,7 @@
 from flexor_search.training.check import check_fits
 from flexor_search.training.checkpoint import CHECKPOINT_SECONDS, Checkpoint, say_nothing
 from flexor_search.training.choice import choose, is_open
+from flexor_search.training.score import Score, TrainResult, Watch, evaluate, resolve_precision, seeded
 from flexor_search.training.shared import (
     ProfileScorer,
     SharedNetworkError,
@@ -13,7 +14,7 @@ from flexor_search.training.shared import (
 )
 from flexor_search.training.stackable import stackable_groups, why_not_stackable
 from flexor_search.training.stacked import train_stacked
-from flexor_search.training.trainer import Score, TrainResult, evaluate, resolve_precision, seeded, train
+from flexor_search.training.trainer import train
 
 __all__ = [
     "CHECKPOINT_SECONDS",
@@ -23,6 +24,7 @@ __all__ = [
     "SharedNetworkError",
     "SharedResult",
     "TrainResult",
+    "Watch",
     "check_fits",
     "check_learned",
     "choose",

@@ -1,23 +1,34 @@
-"""Whether a user's model and data go together, seen before any training."""
+"""Whether a user's model, data and own code go together, seen before any training."""
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from flexor_search.errors import DataError, ModelError
-from flexor_search.workloads import Data
+from flexor_search.planning import Recipe
+from flexor_search.training.own_loop import train_by_own
+from flexor_search.training.score import evaluate, losses, seeded
+from flexor_search.workloads import NO_OWN, Data, Own
+from flexor_search.workloads.own import first_line
 
 CHECK_IMAGES = 8
 
 
-def check_fits(model: nn.Module, data: Data) -> None:
-    """Check before any training that the data go through the model.
+def check_fits(model: nn.Module, data: Data, recipe: Recipe | None = None, own: Own = NO_OWN) -> None:
+    """Check before any training that the data go through the model, and that a loop and a metric of one's own work.
+
+    Args:
+        model: plain; left in evaluation mode.
+        data: all of it is looked at, little of it used.
+        recipe: is given to a loop of one's own.
+        own: the metric scores the untrained model; the loop does an epoch of one batch on a copy.
 
     Raises:
         DataError: wrong channels or shape, or labels past the model's outputs.
         ModelError: the output is not one row of logits an image, or a training step fails.
+        TrainingError: the user's loop or metric fails.
     """
     images, _ = data.train.batch(slice(0, 2))
     model.eval()
@@ -25,19 +36,31 @@ def check_fits(model: nn.Module, data: Data) -> None:
         with torch.no_grad():
             logits = model(images)
     except Exception as error:  # the user's own forward runs here
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"data: images of shape {tuple(images.shape[1:])} do not go through the model: {reason}"
+            f"data: images of shape {tuple(images.shape[1:])} do not go through the model: {first_line(error)}"
         ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(f"model: must return logits of shape (images, classes), got {got} for {len(images)} images")
+    if data.train.is_regression and data.n_classes != logits.shape[1]:
+        raise DataError(
+            f"data: targets of {data.n_classes} numbers an image do not fit the model, which has {logits.shape[1]} "
+            "outputs"
+        )
     if data.n_classes > logits.shape[1]:
         raise DataError(
             f"data: the label {data.n_classes - 1} is out of range: the model has {logits.shape[1]} outputs, "
             f"so labels go from 0 to {logits.shape[1] - 1}"
         )
-    _check_trains(model, *data.train.batch(slice(0, CHECK_IMAGES)))
+    if own.metric is not None:
+        evaluate(model, data.validation, own=own)
+    if own.train is None:
+        _check_trains(model, *data.train.batch(slice(0, CHECK_IMAGES)))
+        return
+    recipe = replace(recipe or Recipe(), epochs=1, search_epochs=1)
+    few = replace(data, train=data.train.take(recipe.batch_size), validation=data.validation.take(recipe.batch_size))
+    with seeded(0):
+        train_by_own(own, copy.deepcopy(model), few, recipe, seed=0, device="cpu", on_epoch=None)
 
 
 def _check_trains(model: nn.Module, images: Tensor, labels: Tensor) -> None:
@@ -45,7 +68,6 @@ def _check_trains(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     trial = copy.deepcopy(model).train()  # a step changes running statistics
     try:
         with torch.enable_grad():
-            functional.cross_entropy(trial(images), labels).backward()
+            losses(trial(images), labels).mean().backward()
     except Exception as error:  # the user's own forward runs here
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"model: one training step on {len(images)} images failed: {reason}") from error
+        raise ModelError(f"model: one training step on {len(images)} images failed: {first_line(error)}") from error

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from flexor_search.planning import Recipe
-from flexor_search.training.trainer import resolve_precision
+from flexor_search.training.score import resolve_precision
 
 _WORTH_WHILE = 1.1
 """Times as fast as the simplest choice; less is within what a measurement of a few steps can tell."""

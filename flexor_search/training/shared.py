@@ -24,7 +24,8 @@ from flexor_search.planning import Recipe, SearchSpace
 from flexor_search.planning.space import Profile
 from flexor_search.quantization import set_profile, share_, shared_weights
 from flexor_search.training.checkpoint import Checkpoint
-from flexor_search.training.trainer import EVALUATION_BATCH, Score, Training, logits_of, seeded, training_loss
+from flexor_search.training.score import EVALUATION_BATCH, Score, logits_of, seeded, training_loss
+from flexor_search.training.trainer import Training
 from flexor_search.workloads import Data
 
 PATHS = ("random", "sandwich")

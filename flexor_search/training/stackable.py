@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from flexor_search.training.score import seeded
 from flexor_search.training.stack import Stack, structure
-from flexor_search.training.trainer import seeded
 
 _SAME_LOGITS = 1e-3
 """Of the largest logit: the most by which those of a stacked model may differ; rounding differs by 1e-6."""

@@ -8,31 +8,31 @@ bits; dropout draws other random numbers.
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from flexor_search.errors import TrainingError
 from flexor_search.planning import Recipe
 from flexor_search.training.checkpoint import Checkpoint, Saver
 from flexor_search.training.images import Epoch, Shuffler, TrainImages
 from flexor_search.training.optimizer import set_learning_rate
-from flexor_search.training.stack import Stack
-from flexor_search.training.step import Step, default_route
-from flexor_search.training.trainer import (
-    CHECK_EVERY,
+from flexor_search.training.score import (
     EVALUATION_BATCH,
     Score,
     TrainResult,
+    Watch,
+    losses,
     resolve_precision,
     seeded,
 )
-from flexor_search.workloads import Data
+from flexor_search.training.stack import Stack
+from flexor_search.training.step import Step, default_route
+from flexor_search.training.trainer import CHECK_EVERY
+from flexor_search.workloads import NO_OWN, Data, Own
 
-Watch = Callable[[int, Score], bool]
 _SMALLEST_EVALUATION_BATCH = 32
 
 
@@ -46,6 +46,7 @@ def train_stacked(
     on_epoch: Sequence[Watch | None] | None = None,
     route: str = "",
     checkpoint: Checkpoint | None = None,
+    own: Own = NO_OWN,
 ) -> list[TrainResult | TrainingError]:
     """Train models of one structure in place, all at once.
 
@@ -59,6 +60,7 @@ def train_stacked(
         route: how a step is done, as in `train`, but not compiled: torch's compiler does not get through vmap over a
             module.
         checkpoint: of all of them together, as in `train`.
+        own: may hold a metric; a stack is not trained by a loop of one's own.
 
     Returns:
         For each model its result, or the error that ended it: one whose loss is not a number fails alone. Its
@@ -72,7 +74,7 @@ def train_stacked(
     for model in models:
         model.to(device)
     with seeded(seeds[0]):
-        training = _Training(models, data, recipe, seeds, device, watches, route, checkpoint)
+        training = _Training(models, data, recipe, seeds, device, watches, route, checkpoint, own)
         while training.members:
             training.epoch()
     training.stack.write_back()
@@ -94,8 +96,9 @@ class _Training:
         watches: list[Watch | None],
         route: str,
         checkpoint: Checkpoint | None,
+        own: Own,
     ) -> None:
-        self.recipe, self.device, self.watches = recipe, device, watches
+        self.recipe, self.device, self.watches, self.own = recipe, device, watches, own
         self.members = list(range(len(models)))
         self.results: dict[int, TrainResult | TrainingError] = {}
         self.done, self.step = 0, 0
@@ -187,6 +190,7 @@ class _Training:
         if not last and all(self.watches[index] is None for index in self.members):
             return
         scores = dict(zip(self.members, self.score(), strict=True))
+        self._fail([scores[i].accuracy for i in self.members], f"the metric is {{}} after epoch {done}")
         self._fail([scores[i].loss for i in self.members], f"the validation loss is {{}} after epoch {done}")
         if not last:
             self._scores.append((done, {index: scores[index] for index in self.members}))
@@ -200,19 +204,31 @@ class _Training:
 
     @torch.no_grad()
     def score(self) -> list[Score]:
-        """Validation score of every member."""
+        """Validation score of every member; NaN of a metric that fails."""
         self.stack.train(False)
         count = len(self.members)
         right, loss = torch.zeros(count, device=self.device), torch.zeros(count, device=self.device)
+        outputs, targets = list[Tensor](), list[Tensor]()
         for images, labels in self._validation.batches(max(_SMALLEST_EVALUATION_BATCH, EVALUATION_BATCH // count)):
             labels = labels.to(self.device)
             logits = stacked_logits(self.stack, images.to(self.device), self.recipe, self.device, shared=True)
-            right += (logits.argmax(2) == labels).sum(1)
-            loss += _cross_entropy(logits, labels.expand(count, -1), 0.0).sum(1)
+            loss += _losses(logits, labels.expand(count, *labels.shape), 0.0).sum(1)
+            if self.own.metric is not None:
+                outputs.append(logits.cpu())
+                targets.append(labels.cpu())
+            else:
+                right += (logits.argmax(2) == labels).sum(1)
         images_scored = len(self._validation)
-        return [
-            Score(int(r) / images_scored, x / images_scored) for r, x in zip(right.tolist(), loss.tolist(), strict=True)
-        ]
+        values = [int(r) / images_scored for r in right.tolist()]
+        if self.own.metric is not None:
+            values = [self._metric(member, torch.cat(targets)) for member in torch.cat(outputs, 1)]
+        return [Score(value, x / images_scored) for value, x in zip(values, loss.tolist(), strict=True)]
+
+    def _metric(self, outputs: Tensor, targets: Tensor) -> float:
+        try:
+            return self.own.score(outputs, targets)
+        except TrainingError:
+            return math.nan
 
     def _fail(self, losses: list[float], reason: str) -> list[int]:
         """Members whose loss is no number leave; returns the positions of the others."""
@@ -232,8 +248,8 @@ class _Training:
 
 
 def stacked_losses(stack: Stack, images: Tensor, labels: Tensor, recipe: Recipe, device: str) -> Tensor:
-    """Mean cross-entropy of every model on its own images, shape (K,)."""
-    return _cross_entropy(stacked_logits(stack, images, recipe, device), labels, recipe.label_smoothing).mean(1)
+    """Mean loss of every model on its own images, shape (K,)."""
+    return _losses(stacked_logits(stack, images, recipe, device), labels, recipe.label_smoothing).mean(1)
 
 
 def stacked_logits(stack: Stack, images: Tensor, recipe: Recipe, device: str, *, shared: bool = False) -> Tensor:
@@ -243,9 +259,6 @@ def stacked_logits(stack: Stack, images: Tensor, recipe: Recipe, device: str, *,
         return stack.logits(images, shared=shared).float()
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+def _losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
     """Of every image, shape (K, images)."""
-    flat = functional.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=label_smoothing
-    )
-    return flat.view(labels.shape)
+    return losses(logits.flatten(0, 1), labels.flatten(0, 1), label_smoothing).view(labels.shape[:2])

@@ -7,14 +7,10 @@ own, a trial can be stopped at an epoch) would have to be argued into a framewor
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from flexor_search.errors import TrainingError
 from flexor_search.planning import Recipe
@@ -22,56 +18,12 @@ from flexor_search.quantization import shared_s_tanh
 from flexor_search.training.checkpoint import Checkpoint, Saver
 from flexor_search.training.images import Shuffler, TrainImages
 from flexor_search.training.optimizer import optimizer_of, set_learning_rate
+from flexor_search.training.own_loop import train_by_own
+from flexor_search.training.score import Score, TrainResult, Watch, evaluate, seeded, training_loss
 from flexor_search.training.step import Losses, Step, default_route
-from flexor_search.workloads import Data, Split
+from flexor_search.workloads import NO_OWN, Data, Own
 
-EVALUATION_BATCH = 1000
 CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
-
-
-@dataclass(frozen=True)
-class Score:
-    """Accuracy (0 to 1) and mean cross-entropy on a split."""
-
-    accuracy: float
-    loss: float
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training came to.
-
-    Attributes:
-        validation: score after the last epoch.
-        epochs: epochs done; fewer than the recipe's if it was stopped.
-        stopped: whether `on_epoch` stopped it.
-        train_seconds: wall time.
-    """
-
-    validation: Score
-    epochs: int
-    stopped: bool
-    train_seconds: float
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run with torch's generators seeded, and leave them as they were."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices=list(devices)):
-        torch.manual_seed(seed)
-        yield
-
-
-def resolve_precision(precision: str, device: str) -> str:
-    """What "auto" means here: bfloat16 where the processor multiplies in it, else float32."""
-    if precision != "auto":
-        return precision
-    if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return "bfloat16" if native else "float32"
 
 
 def train(
@@ -81,9 +33,10 @@ def train(
     *,
     seed: int,
     device: str = "cpu",
-    on_epoch: Callable[[int, Score], bool] | None = None,
+    on_epoch: Watch | None = None,
     route: str = "",
     checkpoint: Checkpoint | None = None,
+    own: Own = NO_OWN,
 ) -> TrainResult:
     """Train a model in place.
 
@@ -96,20 +49,25 @@ def train(
         on_epoch: called with the number of epochs done and the validation score; returns whether to stop. Of a training
             that goes on from a checkpoint it is told the earlier epochs again.
         route: how a step is done, one of step.ROUTES; "": `default_route`.
-        checkpoint: where the training is written down now and then, and taken up from if it was; None: nowhere.
+        checkpoint: where the training is written down now and then, and taken up from if it was; None: nowhere. A loop
+            of one's own has none: it begins anew.
+        own: a loop that trains in this one's place, and a metric that scores.
 
     Returns:
         The score and the cost, that of earlier attempts included; the model is left in evaluation mode.
 
     Raises:
-        TrainingError: the loss is not a finite number.
+        TrainingError: the loss is not a finite number, or code of one's own failed.
         RunError: the checkpoint cannot be written.
     """
     model.to(device)
     if recipe.memory_format == "channels_last" and data.train.images.dim() == 4:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with seeded(seed):
-        result = Training(model, data, recipe, seed, device, on_epoch, route, checkpoint).run()
+        if own.train is not None:
+            result = train_by_own(own, model, data, recipe, seed=seed, device=device, on_epoch=on_epoch)
+        else:
+            result = Training(model, data, recipe, seed, device, on_epoch, route, checkpoint, own=own).run()
     model.eval()
     return result
 
@@ -127,12 +85,13 @@ class Training:
         recipe: Recipe,
         seed: int,
         device: str,
-        on_epoch: Callable[[int, Score], bool] | None,
+        on_epoch: Watch | None,
         route: str,
         checkpoint: Checkpoint | None,
         losses: Losses | None = None,
+        own: Own = NO_OWN,
     ) -> None:
-        self.model, self.recipe, self.device, self.on_epoch = model, recipe, device, on_epoch
+        self.model, self.recipe, self.device, self.on_epoch, self.own = model, recipe, device, on_epoch, own
         self.train, self.validation = TrainImages.of(data.train, recipe, device), data.validation
         self.batch_size = min(recipe.batch_size, len(self.train))
         self.steps = len(self.train) // self.batch_size
@@ -157,7 +116,7 @@ class Training:
             self.epoch, self.step = self.epoch + 1, 0
             last = self.epoch == self.recipe.epochs
             if self.on_epoch is not None or last:
-                score = evaluate(self.model, self.validation, device=self.device, recipe=self.recipe)
+                score = evaluate(self.model, self.validation, device=self.device, recipe=self.recipe, own=self.own)
                 if not math.isfinite(score.loss):
                     raise TrainingError(f"the validation loss is {score.loss} after epoch {self.epoch}")
             if self.on_epoch is not None and not last:
@@ -198,47 +157,6 @@ class Training:
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, split: Split, *, device: str = "cpu", recipe: Recipe | None = None) -> Score:
-    """Score a model on a split.
-
-    Args:
-        model: any module with logits out; left in evaluation mode.
-        split: images and labels.
-        device: where to compute.
-        recipe: its precision and memory format are used; None: float32.
-
-    Returns:
-        Accuracy and mean cross-entropy.
-    """
-    model.eval()
-    model.to(device)
-    recipe = recipe or Recipe()
-    right, loss = 0, 0.0
-    for images, labels in split.batches(EVALUATION_BATCH):
-        logits = logits_of(model, images.to(device), recipe, device)
-        labels = labels.to(device)
-        right += int((logits.argmax(1) == labels).sum())
-        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-    return Score(right / len(split), loss / len(split))
-
-
-def logits_of(model: nn.Module, images: Tensor, recipe: Recipe, device: str, *, as_float: bool = True) -> Tensor:
-    """What a model, or a part of one, gives for images, in the recipe's precision and memory format."""
-    if recipe.memory_format == "channels_last" and images.dim() == 4:
-        images = images.contiguous(memory_format=torch.channels_last)
-    low = resolve_precision(recipe.precision, device) == "bfloat16"
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
-        logits = model(images)
-    return logits.float() if as_float else logits
-
-
-def training_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: str) -> Tensor:
-    """Mean cross-entropy of a batch by the recipe."""
-    logits = logits_of(model, images, recipe, device)
-    return functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
 
 
 def _check_finite(loss: Tensor, epoch: int, step: int) -> None:

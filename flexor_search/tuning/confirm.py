@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, nearest_uniform
-from flexor_search.runs import CONFIRM, DONE, FULL_PRECISION, MAX_SEEDS, SEARCH, Measurement, Run
+from flexor_search.runs import CONFIRM, DONE, FULL_PRECISION, MAX_SEEDS, SEARCH, Measurement, MetricWords, Run
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
@@ -155,7 +155,7 @@ def _fitting(
 def best_confirmed(space: SearchSpace, budget: Budget, run: Run) -> str:
     """The best mean so far that fits a budget, in words."""
     best = max(_fitting(space, budget, run, CONFIRM), key=lambda group: group.mean, default=None)
-    return f"{100 * best.mean:.2f} % at {best.first.bits_per_weight:g} bpw" if best else ""
+    return f"{MetricWords.of(run.question).text(best.mean)} at {best.first.bits_per_weight:g} bpw" if best else ""
 
 
 def allocation_of(space: SearchSpace, measurement: Measurement) -> Allocation:

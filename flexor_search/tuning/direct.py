@@ -17,7 +17,7 @@ from flexor_search.planning import (
     size_rule,
 )
 from flexor_search.planning.space import Profile, spec_log_rate
-from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement
+from flexor_search.runs import ACCURACY, DONE, SEARCH, STOPPED, Measurement, MetricWords
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
@@ -189,7 +189,8 @@ class _Search:
             self.done[found.digest] = found
             if is_new:
                 self.record.add(found)
-            best = best_so_far(self.plan.budgets[0], self.plan.space, list(self.done.values()))
+            words = MetricWords.of(self.measurer.run.question)
+            best = best_so_far(self.plan.budgets[0], self.plan.space, list(self.done.values()), words)
             self.observer.measured(found, best)
 
     def _time_is_up(self) -> bool:
@@ -249,7 +250,7 @@ def gains_over_uniform(done: Sequence[Measurement]) -> dict[str, float]:
     return {m.digest: gains.get(m.digest, worst) for m in done}
 
 
-def best_so_far(budget: Budget, space: SearchSpace, done: Sequence[Measurement]) -> str:
+def best_so_far(budget: Budget, space: SearchSpace, done: Sequence[Measurement], words: MetricWords = ACCURACY) -> str:
     """The most accurate finished trial that fits a budget, in words."""
     fitting = [
         m
@@ -258,7 +259,7 @@ def best_so_far(budget: Budget, space: SearchSpace, done: Sequence[Measurement])
         and budget.fits(Allocation.from_json(space.model, json.loads(m.allocation)), space.model_name)
     ]
     best = max(fitting, key=lambda m: (m.val_accuracy, -m.val_loss), default=None)
-    return f"{100 * best.val_accuracy:.2f} % at {best.bits_per_weight:g} bpw" if best else ""
+    return f"{words.text(best.val_accuracy)} at {best.bits_per_weight:g} bpw" if best else ""
 
 
 def _budgets_by_turn(plan: SearchPlan, number: int) -> list[Budget]:

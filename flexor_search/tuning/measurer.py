@@ -28,7 +28,7 @@ from flexor_search.training import (
 )
 from flexor_search.tuning.proven import write_proven
 from flexor_search.tuning.trial import Candidate, Trial
-from flexor_search.workloads import Data
+from flexor_search.workloads import NO_OWN, Data, Own
 
 FAILURES = (TrainingError, VerificationError, MemoryError, torch.OutOfMemoryError)
 """What ends one trial and not the run."""
@@ -51,6 +51,7 @@ class Measurer:
         route: how a training step is done, one of training.step.ROUTES; "": the device's default.
         checkpoint_seconds: between two checkpoints of a training, and before its first.
         tell: is told what a training has to say: that it goes on from a checkpoint, or that its batch was halved.
+        own: a training loop or a metric of the user's own.
     """
 
     run: Run
@@ -62,6 +63,7 @@ class Measurer:
     route: str = ""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     tell: Callable[[str], None] = say_nothing
+    own: Own = NO_OWN
 
     @property
     def training(self) -> tuple[Callable[[], nn.Module], Data, Recipe, str]:
@@ -151,6 +153,7 @@ class Measurer:
                 on_epoch=trial.watch(rungs),
                 route=self.route,
                 checkpoint=checkpoint,
+                own=self.own,
             )
         except torch.OutOfMemoryError:
             return None
@@ -184,6 +187,7 @@ class Measurer:
                     on_epoch=[trials[index].watch(seen) for index, seen in zip(group, rungs, strict=True)],
                     route=self.route,
                     checkpoint=self.checkpoint([trials[index] for index in group]),
+                    own=self.own,
                 )
             except (MemoryError, torch.OutOfMemoryError):
                 results = None
@@ -234,7 +238,7 @@ class Measurer:
         """Accuracy on the test split of the packed file of a measurement, as it would be shipped."""
         packed = load(self.run.trained_path(measurement.number))
         model = unpack_into(packed, self.build())
-        return evaluate(model, self.data.test, device=self.device).accuracy
+        return evaluate(model, self.data.test, device=self.device, own=self.own).accuracy
 
     def _at_fidelity(self, phase: str) -> tuple[Recipe, Data]:
         if phase != SEARCH:
@@ -248,7 +252,7 @@ class Measurer:
     def _write_proven(self, model: nn.Module, allocation: Allocation, number: int, score: Score) -> None:
         validation = self.data.validation
         if self.recipe.precision != "float32":  # in which the packed model is scored
-            score = evaluate(model, validation, device=self.device)
+            score = evaluate(model, validation, device=self.device, own=self.own)
         write_proven(
             *(self.run, number, model, allocation),
             build=self.build,
@@ -256,6 +260,7 @@ class Measurer:
             validation=validation,
             score=score,
             device=self.device,
+            own=self.own,
         )
 
     def _line(self, candidate: Candidate, number: int, phase: str, seed: int) -> Measurement:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from flexor_search.runs import Measurement
+from flexor_search.runs import ACCURACY, Measurement, MetricWords
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Phase:
         images: training images an epoch.
         epochs: of one training.
         seconds_each: estimated.
+        words: for what is measured.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Phase:
     images: int
     epochs: int
     seconds_each: float
+    words: MetricWords = ACCURACY
 
     @property
     def seconds(self) -> float:

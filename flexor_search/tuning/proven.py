@@ -10,13 +10,15 @@ from flexor_search.packing import pack, prove, save
 from flexor_search.planning import Allocation
 from flexor_search.runs import Run
 from flexor_search.training import Score, evaluate
-from flexor_search.workloads import Split
+from flexor_search.workloads import NO_OWN, Own, Split
 
 PROBE_IMAGES, PROBE_ELEMENTS = 64, 400_000
 """Validation images that logits are compared on: so many, but of large images only as many as hold so much."""
 
 ACCURACY_TOLERANCE = 0.002
-"""Validation accuracy that rounding to the kept dtype may cost (or one image, where that is more); more is told."""
+"""Validation accuracy that rounding to the kept dtype may cost (or one image, where that is more); more is told.
+
+Of a metric whose values are above 1 it is that share."""
 
 
 def write_proven(
@@ -30,6 +32,7 @@ def write_proven(
     validation: Split,
     score: Score,
     device: str,
+    own: Own = NO_OWN,
 ) -> None:
     """Write the packed file under a temporary name, prove it, write what its packing did, then give it its name.
 
@@ -43,6 +46,7 @@ def write_proven(
         validation: images that the proof and the check of the kept dtype use.
         score: of the trained model on them, in float32.
         device: where to score the packed model.
+        own: may hold the metric that scores it.
 
     Raises:
         VerificationError: the file does not decode to what was trained.
@@ -54,8 +58,9 @@ def write_proven(
         count = min(PROBE_IMAGES, 1 + PROBE_ELEMENTS // validation.images[0].numel())
         images, _ = validation.batch(slice(0, count))
         proof = prove(model, allocation, unproven, build, images, model_name)
-        packed = evaluate(proof.loaded, validation, device=device)
-        lost, allowed = score.accuracy - packed.accuracy, max(ACCURACY_TOLERANCE, 1 / len(validation))
+        packed = evaluate(proof.loaded, validation, device=device, own=own)
+        lost = score.accuracy - packed.accuracy
+        allowed = max(ACCURACY_TOLERANCE * max(1.0, abs(score.accuracy)), 1 / len(validation))
         told = {
             "steps": [step.to_json() for step in proof.steps],
             "kept_dtype": allocation.kept_dtype,

@@ -10,7 +10,7 @@ from flexor_search.errors import RunError
 from flexor_search.files import write_atomically, write_json
 from flexor_search.packing import FileBytes, inspect_file, verify_file
 from flexor_search.planning import Budget, SearchSpace, file_layout, full_precision, nearest_uniform
-from flexor_search.runs import CONFIRM, FULL_PRECISION, Measurement, Run
+from flexor_search.runs import ACCURACY, CONFIRM, FULL_PRECISION, Measurement, MetricWords, Run
 from flexor_search.tuning.confirm import Group, allocation_of, choose, groups
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
@@ -87,7 +87,7 @@ def summarize(
         entry["full_precision"] = _describe(space, full, readings) if full else None
         entries.append(entry)
         observer.message(f"{budget.text}: {group.first.label} shipped, packed file verified")
-        for line in packing_warnings(entry["packing"]):
+        for line in packing_warnings(entry["packing"], MetricWords.of(run.question)):
             observer.message(f"{budget.text}: {line}")
     summary = {"state": "complete" if complete else "interrupted", "budgets": entries}
     run.write_summary(summary)
@@ -103,7 +103,7 @@ def packing_lines(packing: dict[str, Any] | None) -> list[str]:
     return lines
 
 
-def packing_warnings(packing: dict[str, Any] | None) -> list[str]:
+def packing_warnings(packing: dict[str, Any] | None, words: MetricWords = ACCURACY) -> list[str]:
     """What rounding to the kept dtype changed by more than it should; the file stays as small as it was planned."""
     if packing is None:
         return []
@@ -111,8 +111,8 @@ def packing_warnings(packing: dict[str, Any] | None) -> list[str]:
     remedy = f'kept_dtype = "float32" in the space file avoids it, for {steps["rounding"]["saved_bytes"]:,} bytes more'
     lines = []
     if not packing["kept_dtype_holds"]:
-        before, after = 100 * packing["val_accuracy_trained"], 100 * packing["val_accuracy_packed"]
-        lines.append(f"{packing['kept_dtype']} costs validation accuracy: {before:.2f} to {after:.2f} %; {remedy}")
+        before, after = words.number(packing["val_accuracy_trained"]), words.text(packing["val_accuracy_packed"])
+        lines.append(f"{packing['kept_dtype']} costs validation {words.name}: {before} to {after}; {remedy}")
     if not steps["rounding"]["within"]:
         share = steps["rounding"]["logit_difference"]
         lines.append(f"{packing['kept_dtype']} moves a logit by {share:.1e} of the largest; {remedy}")

@@ -65,6 +65,9 @@ def choose_team(
     if jobs == 1:
         return None
     if measurer.device.startswith("cuda"):
+        if measurer.own.train is not None:
+            observer.message("one training at a time: a loop of your own trains")
+            return None
         return _stack(measurer, allocation, jobs or MOST_STACKED, observer)
     count = jobs or n_processors()
     if measurer.device != "cpu" or count < 2 or (not jobs and seconds * (1 - 1 / count) < 2 * _START_SECONDS):

@@ -11,11 +11,11 @@ from torch import nn
 from flexor_search.errors import TrainingError
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import quantize_
-from flexor_search.runs import CONFIRM, SEARCH
+from flexor_search.runs import CONFIRM, SEARCH, MetricWords
 from flexor_search.training import choose, is_open, seeded, train
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer, Phase
-from flexor_search.workloads import Data
+from flexor_search.workloads import NO_OWN, Data, Own
 
 _WARM_UP_STEPS, _STEPS = 4, 6
 
@@ -29,18 +29,24 @@ def time_plan(measurer: Measurer, allocation: Allocation, trials: int, confirmat
         trials: trainings of the search.
         confirmations: trainings of the confirmation.
     """
-    per_image = seconds_per_image(*measurer.training, allocation)
+    per_image = seconds_per_image(*measurer.training, allocation, measurer.own)
     recipe, images = measurer.recipe, len(measurer.data.train)
     few = min(recipe.search_images or images, images)
     short = recipe.for_search().epochs
+    words = MetricWords.of(measurer.run.question)
     return (
-        Phase(SEARCH, trials, few, short, per_image * few * short),
-        Phase(CONFIRM, confirmations, images, recipe.epochs, per_image * images * recipe.epochs),
+        Phase(SEARCH, trials, few, short, per_image * few * short, words),
+        Phase(CONFIRM, confirmations, images, recipe.epochs, per_image * images * recipe.epochs, words),
     )
 
 
 def seconds_per_image(
-    build: Callable[[], nn.Module], data: Data, recipe: Recipe, device: str, allocation: Allocation
+    build: Callable[[], nn.Module],
+    data: Data,
+    recipe: Recipe,
+    device: str,
+    allocation: Allocation,
+    own: Own = NO_OWN,
 ) -> float:
     """Time of training on one image, from a few steps after some that warm up."""
     with seeded(0):
@@ -51,7 +57,7 @@ def seconds_per_image(
         sample = replace(data, train=data.train.take(count), validation=data.validation.take(200))
         started = time.perf_counter()
         with suppress(TrainingError):  # to be told by the training that it fails, not by its timing
-            train(model, sample, replace(recipe, epochs=1), seed=0, device=device)
+            train(model, sample, replace(recipe, epochs=1), seed=0, device=device, own=own)
         seconds = time.perf_counter() - started
     return seconds / count
 
@@ -64,6 +70,7 @@ def closed_recipe(
     allocation: Allocation,
     earlier: dict[str, Any],
     observer: Observer,
+    own: Own = NO_OWN,
 ) -> Recipe:
     """A recipe with nothing left open: as an earlier call of the same run closed it, or by a short measurement.
 
@@ -72,6 +79,7 @@ def closed_recipe(
         allocation: a typical one, to time.
         earlier: fields of the recipe that the run was begun with; {} for a new one.
         observer: is told what was measured.
+        own: a training loop of the user's own is what is timed.
     """
     if not is_open(recipe):
         return recipe
@@ -79,7 +87,7 @@ def closed_recipe(
         fields = {name: earlier.get(name, getattr(recipe, name)) for name in ("precision", "memory_format")}
         if not is_open(known := replace(recipe, **fields)):
             return known
-    closed, measured = choose(recipe, device, lambda r: seconds_per_image(build, data, r, device, allocation))
+    closed, measured = choose(recipe, device, lambda r: seconds_per_image(build, data, r, device, allocation, own))
     if measured:
         told = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in measured.items())
         observer.message(f"an image in training: {told}; chosen: {closed.precision} {closed.memory_format}")

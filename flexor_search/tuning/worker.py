@@ -21,7 +21,7 @@ from flexor_search.runs import Measurement, Run
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.time_plan import seconds_per_image
 from flexor_search.tuning.trial import Trial
-from flexor_search.workloads import Data, Split
+from flexor_search.workloads import NO_OWN, Data, Own, Split
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Setup:
     Attributes:
         folder: of the run.
         build: makes the model, pickled; what it needs is imported when it is unpacked.
-        recipe, model_name, threads: as of the measurer, and processor threads.
+        recipe, model_name, own, threads: as of the measurer, and processor threads.
         data: file of the training and validation splits.
         checkpoint_seconds: as of the measurer.
     """
@@ -43,6 +43,7 @@ class Setup:
     threads: int
     data: str
     checkpoint_seconds: float
+    own: Own = NO_OWN
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def load_data(path: str) -> Data:
 def answer(measurer: Measurer, request: Attempt | Probe) -> Measurement | float:
     """Do what is asked."""
     if isinstance(request, Probe):
-        return seconds_per_image(*measurer.training, request.allocation)
+        return seconds_per_image(*measurer.training, request.allocation, measurer.own)
     return measurer.attempt(request.trial, request.number)
 
 
@@ -109,7 +110,10 @@ def main() -> None:
         run, data = Run.open(setup.folder), load_data(setup.data)
         every = setup.checkpoint_seconds
         measurer = Measurer(
-            *(run, build, data, setup.recipe, setup.model_name, "cpu"), checkpoint_seconds=every, tell=tell
+            *(run, build, data, setup.recipe, setup.model_name, "cpu"),
+            checkpoint_seconds=every,
+            tell=tell,
+            own=setup.own,
         )
     except BaseException as error:  # the user's own module runs here
         _write(answers, error)

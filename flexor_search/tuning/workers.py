@@ -50,7 +50,8 @@ class Workers:
             build = pickle.dumps(measurer.build)
             folder = str(measurer.run.folder.resolve())
             self._setup = Setup(
-                *(folder, build, measurer.recipe, measurer.model_name, threads, str(path), measurer.checkpoint_seconds)
+                *(folder, build, measurer.recipe, measurer.model_name, threads, str(path), measurer.checkpoint_seconds),
+                measurer.own,
             )
             self._processes = [_Process(self._setup, str(number)) for number in range(1, count + 1)]
             for process in self._processes:

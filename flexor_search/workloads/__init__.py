@@ -3,7 +3,8 @@
 from flexor_search.errors import UsageError, nearest
 from flexor_search.workloads import digits_convnet, lenet5_fashion_mnist, resnet20_fashion_mnist
 from flexor_search.workloads.data import Data, Split, user_data
-from flexor_search.workloads.user import user_workload
+from flexor_search.workloads.own import NO_OWN, Own, name_of
+from flexor_search.workloads.user import user_own, user_workload
 from flexor_search.workloads.workload import Workload
 
 WORKLOADS: dict[str, Workload] = {
@@ -26,4 +27,17 @@ def workload(name: str) -> Workload:
     return WORKLOADS[name]
 
 
-__all__ = ["DEFAULT_WORKLOAD", "WORKLOADS", "Data", "Split", "Workload", "user_data", "user_workload", "workload"]
+__all__ = [
+    "DEFAULT_WORKLOAD",
+    "NO_OWN",
+    "WORKLOADS",
+    "Data",
+    "Own",
+    "Split",
+    "Workload",
+    "name_of",
+    "user_data",
+    "user_own",
+    "user_workload",
+    "workload",
+]

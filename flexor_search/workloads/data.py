@@ -15,16 +15,16 @@ VALIDATION_SHARE = 10  # of train, where a user gives only two parts: one tenth
 
 @dataclass(frozen=True)
 class Split:
-    """Some images with their labels.
+    """Some images with their labels; a map-style data set of (float32 input, label), which a DataLoader takes.
 
     Attributes:
         name: "train", "validation" or "test", for messages.
         images: shape (n, ...), uint8 (0 to 255) or float32.
-        labels: shape (n,), int64.
+        labels: shape (n,), int64; or targets of a regression, shape (n, k), float32.
         mean, std: for uint8 images only: batches are (images / 255 - mean) / std.
 
     Raises:
-        DataError: empty, lengths that differ, negative labels, or pixels that are not finite.
+        DataError: empty, lengths that differ, negative labels, or pixels or targets that are not finite.
     """
 
     name: str
@@ -38,12 +38,15 @@ class Split:
             raise DataError(f"data: the {self.name} split is empty; give it at least one image")
         if len(self.images) != len(self.labels):
             raise DataError(f"data: {self.name} has {len(self.images)} images but {len(self.labels)} labels")
-        if self.labels.is_floating_point() or self.labels.dim() != 1:
+        if self.is_regression:
+            if not torch.isfinite(self.labels).all():
+                raise DataError(f"data: {self.name} has a target that is NaN or infinite; clean the data")
+        elif self.labels.is_floating_point() or self.labels.dim() != 1:
             raise DataError(
                 f"data: {self.name} labels must be one integer an image, got {self.labels.dtype} of shape "
                 f"{tuple(self.labels.shape)}"
             )
-        if int(self.labels.min()) < 0:
+        elif int(self.labels.min()) < 0:
             raise DataError(f"data: {self.name} has the label {int(self.labels.min())}; labels count from 0")
         if self.images.is_floating_point() and not torch.isfinite(self.images).all():
             broken = int((~torch.isfinite(self.images.flatten(1)).all(1)).nonzero()[0, 0])
@@ -51,6 +54,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.name} has {len(self)} images, not {index}")  # ends a loop over the split
+        return self.normalized(self.images[index]), self.labels[index]
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether it has float targets in place of labels."""
+        return self.labels.is_floating_point() and self.labels.dim() == 2
 
     def to(self, device: str | torch.device) -> "Split":
         """The same split on a device."""
@@ -93,11 +106,13 @@ class Data:
 
     @property
     def n_classes(self) -> int:
-        """One more than the largest label of any split."""
+        """One more than the largest label of any split; of a regression the numbers to be predicted."""
+        if self.train.is_regression:
+            return self.train.labels.shape[1]
         return 1 + max(int(split.labels.max()) for split in (self.train, self.validation, self.test))
 
 
-def user_data(parts: Any, seed: int = 0) -> Data:
+def user_data(parts: Any, seed: int = 0, *, float_targets: bool = False) -> Data:
     """Data from what a user's `loaders()` returns.
 
     Each part is read once, from beginning to end, into memory: random augmentation inside a Dataset is frozen. torch's
@@ -107,6 +122,7 @@ def user_data(parts: Any, seed: int = 0) -> Data:
         parts: (train, validation, test) or (train, test), each a torch Dataset or DataLoader of (float input, int
             label); with two parts validation is a seeded tenth of train.
         seed: of that choice, and of loaders that shuffle.
+        float_targets: whether targets may be floats, one or several an image.
 
     Raises:
         DataError: another kind of object, items that are not pairs, unequal shapes, or one of Split's.
@@ -119,7 +135,10 @@ def user_data(parts: Any, seed: int = 0) -> Data:
     names = ("train", "validation", "test") if len(parts) == 3 else ("train", "test")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        splits = {name: _read(name, part) for name, part in zip(names, parts, strict=True)}
+        splits = {name: _read(name, part, float_targets) for name, part in zip(names, parts, strict=True)}
+    kinds = {split.labels.shape[1:] for split in splits.values()}
+    if len(kinds) > 1:
+        raise DataError(f"data: the splits have targets of different shapes: {sorted(map(tuple, kinds))}")
     if "validation" not in splits:
         whole = splits["train"]
         count = max(1, len(whole) // VALIDATION_SHARE)
@@ -131,7 +150,7 @@ def user_data(parts: Any, seed: int = 0) -> Data:
     return Data(splits["train"], splits["validation"], splits["test"])
 
 
-def _read(name: str, part: Any) -> Split:
+def _read(name: str, part: Any, float_targets: bool) -> Split:
     if not isinstance(part, DataLoader | Dataset):
         raise DataError(f"data: {name} must be a torch Dataset or DataLoader, got {type(part).__name__}")
     images, labels = [], []
@@ -144,7 +163,13 @@ def _read(name: str, part: Any) -> Split:
         if not images:
             raise DataError(f"data: the {name} split is empty; give it at least one image")
         every = torch.cat(labels)
-        return Split(name, torch.cat(images).float(), every if every.is_floating_point() else every.long())
+        if every.is_floating_point() and not float_targets:
+            raise DataError(
+                f"data: {name} labels must be one integer an image, got {every.dtype}; for float targets give --metric"
+            )
+        # one number an image is a row of one
+        targets = every.float().reshape(len(every), -1) if every.is_floating_point() else every.long()
+        return Split(name, torch.cat(images).float(), targets)
     except DataError:
         raise
     except Exception as error:  # the user's own code runs in this loop

@@ -13,6 +13,7 @@ from torch import nn
 from flexor_search.errors import DataError, FlexorError, ModelError, UsageError
 from flexor_search.planning import Recipe
 from flexor_search.workloads.data import Data, user_data
+from flexor_search.workloads.own import NO_OWN, Own
 from flexor_search.workloads.workload import Workload
 
 
@@ -41,7 +42,39 @@ class UserBuild:
             raise ModelError(f"model: what {self.reference}() returned cannot be copied: {error}") from error
 
 
-def user_workload(model: str, data: str, recipe: Recipe, seed: int = 0) -> Workload:
+@dataclass(frozen=True)
+class UserFunction:
+    """A user's function, known by its name: it can be sent to another process.
+
+    Attributes:
+        argument: of the command that names it.
+        reference: "module:function".
+    """
+
+    argument: str
+    reference: str
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function itself."""
+        return import_function(self.argument, self.reference)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call it."""
+        return self.function(*arguments)
+
+
+def user_own(train: str = "", metric: str = "") -> Own:
+    """What `--train module:function` and `--metric module:function` name; "" for the project's own.
+
+    Raises:
+        UsageError: a name that is not module:function, that cannot be imported, or a function of other parameters.
+    """
+    named = {"train": train, "metric": metric}
+    return Own(**{argument: UserFunction(argument, name) for argument, name in named.items() if name})
+
+
+def user_workload(model: str, data: str, recipe: Recipe, seed: int = 0, own: Own = NO_OWN) -> Workload:
     """A workload from `--model module:build` and `--data module:loaders`.
 
     Args:
@@ -49,6 +82,7 @@ def user_workload(model: str, data: str, recipe: Recipe, seed: int = 0) -> Workl
         data: names a function that takes nothing and returns what `user_data` reads.
         recipe: how to train; the default recipe unless the user gave one.
         seed: of the tenth of train that becomes validation where only two parts are given.
+        own: a training loop or a metric; with a metric the targets may be floats.
 
     Raises:
         UsageError: a name that is not module:function, or that cannot be imported.
@@ -57,12 +91,12 @@ def user_workload(model: str, data: str, recipe: Recipe, seed: int = 0) -> Workl
     data_function = import_function("data", data)
 
     def load(_data_dir: Path | None) -> Data:
-        return user_data(_call("data", data, data_function, DataError), seed)
+        return user_data(_call("data", data, data_function, DataError), seed, float_targets=own.metric is not None)
 
-    return Workload(name="", build=UserBuild(model), load=load, recipe=recipe)
+    return Workload(name="", build=UserBuild(model), load=load, recipe=recipe, own=own)
 
 
-def import_function(argument: str, reference: str) -> Callable[[], Any]:
+def import_function(argument: str, reference: str) -> Callable[..., Any]:
     """Import `module:function`, looking in the current folder too.
 
     Raises:

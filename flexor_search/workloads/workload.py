@@ -8,6 +8,7 @@ from torch import nn
 
 from flexor_search.planning import Recipe
 from flexor_search.workloads.data import Data
+from flexor_search.workloads.own import NO_OWN, Own
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Workload:
         space: name of the shipped search space, "" for the default rule.
         trials: default number of search trials, baselines included.
         timeout_seconds: default limit of the search phase; confirmation comes after it.
+        own: a training loop or a metric in place of the project's.
     """
 
     name: str
@@ -31,3 +33,4 @@ class Workload:
     space: str = ""
     trials: int = 40
     timeout_seconds: float = 3600.0
+    own: Own = NO_OWN
