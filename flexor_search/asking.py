@@ -159,7 +159,7 @@ class Question:
     model: str = _key("", "Your model: module:function that returns an nn.Module.", PLAN)
     data: str = _key("", "Your data: module:function that returns (train, validation, test).", PLAN)
     train: str = _key(
-        "", "Your training loop: module:function of model, train, validation, recipe, seed, report.", SEARCH
+        "", "Your training loop: module:function (model, train, validation, recipe, seed, report).", SEARCH
     )
     metric: str = _key("", "Your metric in place of accuracy, greater is better: module:function.", SEARCH)
     data_dir: str = _key("", "Folder of the workload's data.", SEARCH)
