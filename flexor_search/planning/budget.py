@@ -69,9 +69,25 @@ class Budget:
     def fits(self, allocation: Allocation, model_name: str = "") -> bool:
         """Whether the allocation is no larger than the budget."""
         if self.kind == "ratio":  # exact: no division
-            limit = Decimal(repr(self.value)) * allocation.model.float_bytes
+            limit = self.most_file_bytes(allocation.model.float_bytes)
             return file_layout(allocation, model_name).file_bytes <= limit
         return self.size_of(allocation, model_name) <= self.value
+
+    def most_weight_bits(self, n_weights: int) -> int:
+        """The most stored weight bits that fit a budget in bits per weight, over so many searched weights."""
+        most = int(self.value * n_weights)
+        while round(most / n_weights, 3) > self.value:
+            most -= 1
+        step = 1 << max(n_weights.bit_length() - 8, 0)  # rounding lets less than 1e-3 bits per weight more in
+        while step:
+            while round((most + step) / n_weights, 3) <= self.value:
+                most += step
+            step >>= 1
+        return most
+
+    def most_file_bytes(self, float_bytes: int) -> int:
+        """The largest file that fits a budget in bytes or as a ratio to a float model of so many bytes."""
+        return int(self.value) if self.kind == "bytes" else int(Decimal(repr(self.value)) * float_bytes)
 
     def slack(self, allocation: Allocation, model_name: str = "") -> float:
         """What is left of the budget, in its unit; negative when over it."""

@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 from flexor_search.codes import XorCode, padding_bits, plane_bytes
-from flexor_search.planning.allocation import KEPT_DTYPE_BYTES, Allocation, slices_of
+from flexor_search.planning.allocation import KEPT_DTYPE_BYTES, Allocation, slices_of, weight_bits
+from flexor_search.planning.layer_spec import LayerSpec
 from flexor_search.planning.model_shape import LayerShape, ModelShape, TensorShape
 
 FORMAT_VERSION = 2
@@ -118,6 +119,32 @@ def kept_tensors(allocation: Allocation) -> tuple[TensorShape, ...]:
     return (*kept, *_other_floats(allocation.model))
 
 
+def scales_of(layer: LayerShape, spec: LayerSpec) -> int:
+    """Scales of a layer: one for each plane and output channel."""
+    return spec.n_planes * layer.out_channels
+
+
+def stored_codes(spec: LayerSpec, *, recoded: bool = True) -> list[XorCode]:
+    """The codes of a layer's planes as the code table stores them."""
+    return [_stored_code(code, recoded) for code in spec.codes]
+
+
+def layer_bytes(layer: LayerShape, spec: LayerSpec, kept_dtype: str) -> int:
+    """Bytes of a file that a layer takes by itself, whatever else the file holds: weights, scales, its header entry.
+
+    The entry's numbers of codes count as one digit each. What the file holds beside these: `code_cost` for each
+    distinct code, longer numbers, and what is the same for all allocations.
+    """
+    scale_bytes = KEPT_DTYPE_BYTES[kept_dtype] * scales_of(layer, spec)
+    entry = metadata_text(_layer_entry(layer, (0,) * len(spec.codes)))
+    return weight_bits(layer, spec, kept_dtype) // 8 + scale_bytes + len(entry)
+
+
+def code_cost(code: XorCode) -> int:
+    """Bytes of a file that one more stored code takes: its rows, its header entry and a comma."""
+    return code_bytes(code) + len(metadata_text(_code_entry(code))) + 1
+
+
 @lru_cache(maxsize=8192)
 def file_layout(allocation: Allocation, model_name: str = "", *, recoded: bool = True) -> FileLayout:
     """Lay out the packed file of an allocation.
@@ -137,19 +164,19 @@ def file_layout(allocation: Allocation, model_name: str = "", *, recoded: bool =
     for layer, spec in zip(model.layers, allocation.specs, strict=True):
         if spec.is_kept:
             continue
-        stored = [_stored_code(code, recoded) for code in spec.codes]
+        stored = stored_codes(spec, recoded=recoded)
         plane_codes[layer.name] = tuple(code_index.setdefault(code, len(code_index)) for code in stored)
         n_slices, stored_planes = slices_of(layer.n_weights, spec), sum(code.n_in for code in stored)
         payload_bits += 8 * stored_planes * plane_bytes(n_slices)
         padding += stored_planes * padding_bits(n_slices)
-        scale_elements += spec.n_planes * layer.out_channels
+        scale_elements += scales_of(layer, spec)
     codes, kept = tuple(code_index), kept_tensors(allocation)
     exact = tuple(tensor for tensor in model.others if not is_float(tensor))
     metadata = {
         "version": FORMAT_VERSION,
         "sha256": HASH_FIELD,
         "model": model_name,
-        "codes": [[code.n_in, code.n_out, *([1] if lists_taps(code) else [])] for code in codes],
+        "codes": [_code_entry(code) for code in codes],
         "layers": [_layer_entry(layer, plane_codes.get(layer.name, ())) for layer in model.layers],
         "kept": [[tensor.name, list(tensor.shape)] for tensor in _other_floats(model)],
         "exact": [[tensor.name, list(tensor.shape), tensor.dtype] for tensor in exact],
@@ -197,6 +224,11 @@ def container_bytes(tensors: Iterable[TensorShape], metadata: dict[str, Any]) ->
         offset = end
     length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
     return 8 + -(-length // 8) * 8
+
+
+def _code_entry(code: XorCode) -> list[int]:
+    """A code in the header's table: bits, weights, and 1 if its taps are listed."""
+    return [code.n_in, code.n_out, *([1] if lists_taps(code) else [])]
 
 
 def _layer_entry(layer: LayerShape, planes: tuple[int, ...]) -> list[Any]:

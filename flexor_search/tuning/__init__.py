@@ -1,5 +1,14 @@
 """How allocations are chosen: baselines, Optuna's proposals under a budget, confirmation with fresh seeds."""
 
+from flexor_search.tuning.accuracy_model import (
+    SHARED,
+    SHARED_LOSS,
+    TRAINED,
+    AccuracyModel,
+    Observation,
+    Sensitivity,
+    fit_accuracy_model,
+)
 from flexor_search.tuning.confirm import (
     FINALISTS,
     Group,
@@ -22,13 +31,19 @@ from flexor_search.tuning.trial import Candidate
 __all__ = [
     "FINALISTS",
     "MOST_STACKED",
+    "SHARED",
+    "SHARED_LOSS",
+    "TRAINED",
+    "AccuracyModel",
     "Candidate",
     "Flow",
     "Group",
     "Measurer",
+    "Observation",
     "Observer",
     "Phase",
     "SearchPlan",
+    "Sensitivity",
     "Silent",
     "Team",
     "allocation_of",
@@ -39,6 +54,7 @@ __all__ = [
     "confirmation_seeds",
     "copy_trained",
     "finalists",
+    "fit_accuracy_model",
     "groups",
     "packing_lines",
     "packing_warnings",

@@ -1,0 +1,247 @@
+"""A smooth model of accuracy: what every layer's rate is worth, from shared-network scores and trainings together.
+
+Additive: one curve per layer over its log rate, with a common rise and bend that all layers share (the rules of thumb
+"every layer alike" and "larger layers lower rates" are what it believes before any measurement). Interactions between
+layers are one more variance, kept only if the marginal likelihood wants it. A shared-network score is a biased linear
+view of the trained accuracy, with its own offset, factor, noise and per-layer deviation; each source is weighed by the
+noise found for it.
+
+Why not the best measurement: a single training or score is lucky or not, and the best of many is lucky. The posterior
+mean is not, and since it is additive the best allocation under any budget is found exactly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexor_search.errors import UsageError
+from flexor_search.planning import Allocation, Budget, SearchSpace
+from flexor_search.planning.space import Profile, spec_rate
+from flexor_search.tuning.axes import Features, space_axes
+from flexor_search.tuning.best_under import best_profile
+from flexor_search.tuning.evidence import Posterior, SourceData, fit_evidence
+
+Floats = NDArray[np.float64]
+
+TRAINED, SHARED, SHARED_LOSS = "trained", "shared", "shared loss"
+"""Sources: accuracies of trainings, the unit of the model; accuracies of a shared-weight network, or minus its losses.
+Any other name is one more source of accuracies."""
+UNITS = {SHARED_LOSS: 2.5}
+"""Units of a source that one unit of accuracy comes to, roughly: 0.01 of accuracy goes with 0.02 to 0.03 of loss."""
+_ENOUGH = 1.0
+"""By how much the logarithm of the evidence must be better with interactions."""
+_MOST_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One value of an allocation.
+
+    Attributes:
+        allocation: what was measured. One outside the menus counts as the nearest of the space.
+        value: greater is better: an accuracy (0 to 1), or minus a loss.
+        source: what measured it. Values of one source share their unit, noise, offset and factor.
+        count: of how many measurements the value is the mean; its noise is less by that.
+    """
+
+    allocation: Allocation
+    value: float
+    source: str = TRAINED
+    count: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What a layer at a rate is predicted to lose.
+
+    Attributes:
+        layer: of the search, or tied layers joined by "+".
+        label: the menu entry.
+        bits_per_weight: its rate.
+        loss: predicted value less, against the layer's best entry, all else equal; in the unit of the model (accuracy:
+        0.01
+            is one point).
+        uncertainty: standard deviation of that difference.
+    """
+
+    layer: str
+    label: str
+    bits_per_weight: float
+    loss: float
+    uncertainty: float
+
+
+@dataclass(frozen=True)
+class AccuracyModel:
+    """The fitted model.
+
+    Attributes:
+        space: the menus.
+        features: what its curves are made of.
+        posterior: weights and their covariance.
+        reference: the source whose unit predictions have.
+        counts: values of each source that it was fitted to.
+        interaction_evidence: logarithm of the evidence with interactions less that without; above 1 they are in.
+    """
+
+    space: SearchSpace = field(repr=False)
+    features: Features = field(repr=False)
+    posterior: Posterior = field(repr=False)
+    reference: str
+    counts: dict[str, int]
+    interaction_evidence: float
+
+    @property
+    def has_interactions(self) -> bool:
+        """Whether the data support interactions between layers."""
+        return self.features.paired
+
+    def predict(self, allocations: Sequence[Allocation]) -> tuple[Floats, Floats]:
+        """Mean and standard deviation for each allocation, in the unit of the reference source.
+
+        The standard deviation is of what many seeds would average to: the noise of a single training is not in it.
+
+        Returns:
+            Two arrays of shape (len(allocations),).
+        """
+        return self.predict_profiles([self.space.profile(allocation) for allocation in allocations])
+
+    def predict_profiles(self, profiles: Sequence[Profile]) -> tuple[Floats, Floats]:
+        """The same for profiles of the space."""
+        return self.posterior.predict(self.features.of(profiles))
+
+    def best_under(self, budget: Budget) -> Allocation:
+        """The allocation that fits a budget and has the greatest predicted mean.
+
+        Exact where there are no interactions. With them the additive optimum is the start, and each round solves
+        exactly for what the last round's choice makes every entry worth, while that improves.
+
+        Raises:
+            UsageError: the budget is below the cheapest allocation.
+        """
+        profile = best_profile(self.space, self.terms, budget)
+        for _ in range(_MOST_ROUNDS if self.has_interactions else 0):
+            other = best_profile(self.space, self._terms_beside(profile), budget)
+            before, after = self.predict_profiles([profile, other])[0]
+            if after <= before:
+                break
+            profile = other
+        return self.space.allocation(profile)
+
+    def draw(self, seed: int) -> "AccuracyModel":
+        """A model drawn from the posterior: its best allocation is one that may well be the best (Thompson sampling).
+
+        Args:
+            seed: of the draw.
+        """
+        random = np.random.Generator(np.random.PCG64(seed))
+        mean = np.concatenate([[self.posterior.offset], self.posterior.weights])
+        values, vectors = np.linalg.eigh(self.posterior.covariance)
+        drawn = mean + vectors @ (np.sqrt(np.maximum(values, 0.0)) * random.standard_normal(len(mean)))
+        posterior = replace(self.posterior, offset=float(drawn[0]), weights=drawn[1:])
+        return replace(self, posterior=posterior)
+
+    @cached_property
+    def terms(self) -> list[Floats]:
+        """For each variable the additive value of each menu entry."""
+        additive = self.posterior.weights[: self.features.n_additive]
+        return [table @ additive for table in self.features.tables]
+
+    def sensitivities(self) -> list[Sensitivity]:
+        """What every layer loses at every entry of its menu, in the order of the space."""
+        rows = []
+        additive = self.features.n_additive
+        covariance = self.posterior.covariance[1 : 1 + additive, 1 : 1 + additive]
+        for variable, table, term in zip(self.space.variables, self.features.tables, self.terms, strict=True):
+            best = int(np.argmax(term))
+            apart = table - table[best]
+            deviation = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", apart, covariance, apart), 0.0))
+            rows += [
+                Sensitivity(variable.name, spec.label, spec_rate(spec), float(term[best] - value), float(std))
+                for spec, value, std in zip(variable.menu, term, deviation, strict=True)
+            ]
+        return rows
+
+    def doubts(self) -> list[str]:
+        """What the model is unsure of, in words, the gravest first; empty if nothing stands out."""
+        from flexor_search.tuning.doubts import doubts
+
+        return doubts(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """What was found, as plain data: variances, noises and factors, sensitivities, doubts."""
+        return {
+            "reference": self.reference,
+            "values": self.counts,
+            "hyperparameters": self.posterior.chosen,
+            "interactions": self.has_interactions,
+            "interaction_evidence": self.interaction_evidence,
+            "sensitivities": [vars(row) for row in self.sensitivities()],
+            "doubts": self.doubts(),
+        }
+
+    def _terms_beside(self, profile: Profile) -> list[Floats]:
+        """Additive values with the interactions of each entry with the other axes as they are in a profile."""
+        found = [term.copy() for term in self.terms]
+        pair_weights = self.posterior.weights[self.features.n_additive :]
+        lines = self.features.lines
+        for (i, j), weight in zip(self.features.pairs, pair_weights, strict=True):
+            found[i] += weight * lines[i] * lines[j][profile[j]]
+            found[j] += weight * lines[j] * lines[i][profile[i]]
+        return found
+
+
+def fit_accuracy_model(
+    space: SearchSpace, observations: Sequence[Observation], reference: str = TRAINED
+) -> AccuracyModel:
+    """Fit the model to everything that was measured.
+
+    Args:
+        space: the menus.
+        observations: of any sources; values that are not finite are left out.
+        reference: the source whose unit the predictions have; without values of it, the source with the most values.
+
+    Returns:
+        The model. With very few values it is the rules of thumb.
+
+    Raises:
+        UsageError: no finite value at all.
+
+    Example:
+        fit_accuracy_model(space, [Observation(a, score, SHARED), ..., Observation(b, accuracy), ...])
+    """
+    usable = [one for one in observations if np.isfinite(one.value)]
+    if not usable:
+        raise UsageError(
+            "accuracy model: needs at least one finite value, got none; train or score an allocation first"
+        )
+    counts = {name: sum(one.source == name for one in usable) for name in dict.fromkeys(one.source for one in usable)}
+    if reference not in counts:
+        reference = max(counts, key=lambda name: counts[name])
+    order = sorted(counts, key=lambda name: (name != reference, name))
+    profiles = [space.profile(one.allocation) for one in usable]
+    fits: list[tuple[Features, Posterior]] = []
+    for paired in (False, True):
+        features = Features(space_axes(space), paired)
+        if paired and not features.pairs:
+            continue
+        sources = []
+        for name in order:
+            rows = [i for i, one in enumerate(usable) if one.source == name]
+            sources.append(
+                SourceData(
+                    name,
+                    features.of([profiles[i] for i in rows]),
+                    np.array([usable[i].value for i in rows]),
+                    np.array([usable[i].count for i in rows], float),
+                    UNITS.get(name, 1.0),
+                )
+            )
+        fits.append((features, fit_evidence(sources, features.groups)))
+    gain = fits[-1][1].evidence - fits[0][1].evidence if len(fits) > 1 else 0.0
+    features, posterior = fits[-1] if gain > _ENOUGH else fits[0]
+    return AccuracyModel(space, features, posterior, reference, counts, gain)
