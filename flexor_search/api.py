@@ -1,7 +1,8 @@
 """The whole route on one page: plan, search, confirm, export, report. The command line and notebooks both call this."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,29 @@ import torch
 from flexor_search.asking import Question, keys
 from flexor_search.errors import RunError
 from flexor_search.exporting import export, verify
-from flexor_search.fingerprint import fingerprint
+from flexor_search.fingerprint import fingerprint, study_name
 from flexor_search.planning import Recipe, exceeds_space
 from flexor_search.question import Plan, plan, resolved
 from flexor_search.reporting import write_report
 from flexor_search.reporting.words import duration
-from flexor_search.runs import Measurement, MetricWords, Run
+from flexor_search.runs import Measurement, MetricWords, Run, StorageName
 from flexor_search.training import check_fits, seeded
 from flexor_search.tuning import (
     FINALISTS,
+    WORKERS_EXPECTED,
     Measurer,
     Observer,
     Phase,
     SearchPlan,
+    SharedStudy,
+    SharedTeam,
     Silent,
     choose_team,
     closed_recipe,
     confirm,
     confirmation_seeds,
+    join,
+    settle,
     summarize,
     time_plan,
     trials_ahead,
@@ -73,24 +79,44 @@ def search(question: Question, folder: str | Path, observer: Observer | None = N
     recipe = closed_recipe(
         task.build, data, task.recipe, planned.device, planned.space.dearest, earlier, observer, task.own
     )
-    if question.ahead < 0:
-        question = replace(question, ahead=trials_ahead(question.jobs, planned.device))
-    run = Run.start(folder, resolved(question, planned, recipe), asked)
-    run.lock()
-    log = _log_to(run.folder / "run.log")
-    watch = _Logged(observer, log, MetricWords.of(run.question))
-    try:
-        measurer = Measurer(run, task.build, data, recipe, task.name, planned.device, own=task.own)
-        return _searched(question, planned, measurer, watch)
-    finally:
-        run.unlock()
-        for handler in list(log.handlers):
-            log.removeHandler(handler)
-            handler.close()
+    with _shared(question, planned, asked) as study:
+        if study is not None:
+            recipe, ahead = settle(study, recipe, (question.jobs or WORKERS_EXPECTED) - 1)
+            question = replace(question, ahead=ahead)
+            observer.message(f"shared with all workers of {study.study} in {study.name.shown}")
+        elif question.ahead < 0:
+            question = replace(question, ahead=trials_ahead(question.jobs, planned.device))
+        run = Run.start(folder, resolved(question, planned, recipe), asked)
+        run.lock()
+        log = _log_to(run.folder / "run.log")
+        watch = _Logged(observer, log, MetricWords.of(run.question))
+        try:
+            measurer = Measurer(run, task.build, data, recipe, task.name, planned.device, own=task.own)
+            return _searched(question, planned, measurer, watch, study)
+        finally:
+            run.unlock()
+            for handler in list(log.handlers):
+                log.removeHandler(handler)
+                handler.close()
 
 
-def _searched(question: Question, planned: Plan, measurer: Measurer, observer: Observer) -> Run:
+@contextmanager
+def _shared(question: Question, planned: Plan, asked: dict[str, str]) -> Iterator[SharedStudy | None]:
+    """The study that workers share, if they do."""
+    if not question.storage:
+        yield None
+        return
+    name = study_name(asked, [budget.text for budget in planned.budgets])
+    with closing(join(StorageName.parse(question.storage), name)) as study:
+        yield study
+
+
+def _searched(
+    question: Question, planned: Plan, measurer: Measurer, observer: Observer, study: SharedStudy | None
+) -> Run:
     space, budgets, run = planned.space, planned.budgets, measurer.run
+    if study is not None:
+        measurer = replace(measurer, agree=study.agree)
     seeds = confirmation_seeds(question.seed, question.seeds)
     trials = question.trials or planned.workload.trials
     timeout = question.timeout_seconds or planned.workload.timeout_seconds
@@ -111,7 +137,10 @@ def _searched(question: Question, planned: Plan, measurer: Measurer, observer: O
     try:
         seconds = sum(phase.seconds for phase in phases)
         each = phases[0].seconds_each / (phases[0].images * phases[0].epochs)
-        team = choose_team(measurer, space.dearest, question.jobs, each, seconds, observer)
+        if study is not None:
+            team = SharedTeam(study, measurer, space, question.ahead, observer)
+        else:
+            team = choose_team(measurer, space.dearest, question.jobs, each, seconds, observer)
         asked = SearchPlan(space, budgets, trials, question.seed, timeout, question.ahead)
         direct_search(asked, measurer, observer, team)
         confirm(space, budgets, measurer, seeds, observer, team)

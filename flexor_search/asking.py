@@ -122,6 +122,13 @@ def _budgets(_name: str, value: str) -> None:
         Budget.parse_list(value)
 
 
+def _storage(_name: str, value: str) -> None:
+    from flexor_search.runs import StorageName
+
+    if value and value != "none":
+        StorageName.parse(value)
+
+
 def _key(
     default: Any,
     help: str,
@@ -183,6 +190,12 @@ class Question:
     seed: int = _key(0, "Seed of everything.", SEARCH, check=_seed)
     device: str = _key("auto", "cpu, cuda, or auto.", RESUME, complete="devices")
     jobs: int = _key(0, "Trainings at a time; 0: chosen by a short measurement; 1: one.", RESUME, check=_not_negative)
+    storage: str = _key(
+        "",
+        "Share the search with other workers: postgresql://USER@HOST/DATABASE, or journal:FILE; none: with nobody.",
+        RESUME,
+        check=_storage,
+    )
     ahead: int = _key(
         -1,
         "Proposals made before the results of as many earlier trials are known; -1: by jobs and the machine.",
@@ -193,6 +206,8 @@ class Question:
     def __post_init__(self) -> None:
         for key in keys():
             object.__setattr__(self, key.name, key.value(getattr(self, key.name)))
+        if self.storage == "none":
+            object.__setattr__(self, "storage", "")
         if bool(self.model) != bool(self.data):
             raise UsageError("model: --model and --data go together; give both, or neither for a built-in workload")
         if self.model and self.workload:

@@ -68,7 +68,7 @@ def search(
         from flexor_search import api
         from flexor_search.question import default_folder
 
-        folder = Path(out) if out else default_folder()
+        folder = Path(out) if out else default_folder(question)
         run = _finished(lambda: api.search(question, folder, observer), folder)
     _show(run, as_json)
 

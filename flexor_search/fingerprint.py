@@ -9,6 +9,7 @@ import hashlib
 import json
 import sysconfig
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,18 @@ def fingerprint(question: Question, planned: "Plan", recipe: Recipe, data: Data)
     for reference in (question.model, question.data, question.train, question.metric):
         parts |= {f"source of {name}": digest for name, digest in source_digests(reference).items()}
     return parts
+
+
+def study_name(asked: dict[str, str], budgets: Sequence[str]) -> str:
+    """The name under which workers of one question find each other in a storage.
+
+    Trials, timeouts and seed counts are not in it: who asks for more goes on with the same study.
+
+    Args:
+        asked: the fingerprint.
+        budgets: their texts.
+    """
+    return f"flexor-search-{_digest([asked, list(budgets)])}"
 
 
 def code_digest(package: Path = _PACKAGE) -> str:
@@ -139,6 +152,6 @@ def _data_digest(data: Data) -> str:
     digest = hashlib.sha256()
     for split in (data.train, data.validation, data.test):
         digest.update(str((split.name, tuple(split.images.shape), split.mean, split.std)).encode())
-        for part in split.identity():
-            digest.update(part)
+        digest.update(split.images.contiguous().numpy().tobytes())
+        digest.update(split.labels.contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -1,6 +1,7 @@
 """A question (asking.py), resolved to a plan before any data is loaded or anything trained."""
 
 import datetime
+import os
 import platform
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from flexor_search.planning import (
 from flexor_search.planning.allocation import weight_bits
 from flexor_search.planning.space import Variable
 from flexor_search.quantization import describe
+from flexor_search.runs import StorageName
 from flexor_search.training import seeded
 from flexor_search.workloads import DEFAULT_WORKLOAD, Workload, user_own, user_workload, workload
 
@@ -159,6 +161,7 @@ def resolved(question: Question, planned: Plan, recipe: Recipe) -> dict[str, Any
         "data_dir": _absolute(question.data_dir),
         "trials": question.trials or task.trials,
         "timeout_seconds": question.timeout_seconds or task.timeout_seconds,
+        "storage": StorageName.parse(question.storage).shown if question.storage else "",
         "recipe_fields": recipe.to_json(),
         "hardware": {
             "device": planned.device,
@@ -176,6 +179,7 @@ def _absolute(path: str) -> str:
     return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 
-def default_folder() -> Path:
-    """A new folder under runs/, named by the time."""
-    return Path("runs") / datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+def default_folder(question: Question) -> Path:
+    """A new folder under runs/, named by the time; by the process too where several may start at once."""
+    started = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    return Path("runs") / (f"{started}-{os.getpid()}" if question.storage else started)

@@ -28,3 +28,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """One throw-away server for all tests; each makes databases of its own with `postgresql.database(name)`."""
+    from postgresql import binaries, server
+
+    if binaries() is None:
+        pytest.skip("needs Debian's postgresql")
+    with server() as running:
+        yield running

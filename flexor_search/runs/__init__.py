@@ -12,6 +12,7 @@ from flexor_search.runs.measurement import (
 )
 from flexor_search.runs.metric import ACCURACY, MetricWords
 from flexor_search.runs.run import Run
+from flexor_search.runs.storage_name import JOURNAL, POSTGRESQL, StorageName
 
 __all__ = [
     "ACCURACY",
@@ -19,10 +20,13 @@ __all__ = [
     "DONE",
     "FAILED",
     "FULL_PRECISION",
+    "JOURNAL",
     "MAX_SEEDS",
+    "POSTGRESQL",
     "SEARCH",
     "STOPPED",
     "Measurement",
     "MetricWords",
     "Run",
+    "StorageName",
 ]

@@ -23,6 +23,8 @@ from flexor_search.tuning.direct import SearchPlan, search
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer, Phase, Silent
+from flexor_search.tuning.shared_study import SharedStudy
+from flexor_search.tuning.shared_team import WORKERS_EXPECTED, SharedTeam, join, settle
 from flexor_search.tuning.summary import copy_trained, packing_lines, packing_warnings, ship, summarize
 from flexor_search.tuning.team import MOST_STACKED, choose_team, stack_width, trials_ahead
 from flexor_search.tuning.time_plan import closed_recipe, time_plan
@@ -34,6 +36,7 @@ __all__ = [
     "SHARED",
     "SHARED_LOSS",
     "TRAINED",
+    "WORKERS_EXPECTED",
     "AccuracyModel",
     "Candidate",
     "Flow",
@@ -44,6 +47,8 @@ __all__ = [
     "Phase",
     "SearchPlan",
     "Sensitivity",
+    "SharedStudy",
+    "SharedTeam",
     "Silent",
     "Team",
     "allocation_of",
@@ -56,9 +61,11 @@ __all__ = [
     "finalists",
     "fit_accuracy_model",
     "groups",
+    "join",
     "packing_lines",
     "packing_warnings",
     "search",
+    "settle",
     "ship",
     "stack_width",
     "summarize",

@@ -36,7 +36,7 @@ def finalists(space: SearchSpace, budget: Budget, measurements: Sequence[Measure
     latest = {m.key: m for m in measurements}  # one whose file was lost was made again
     fitting = [
         m
-        for m in latest.values()
+        for m in sorted(latest.values(), key=lambda m: m.number)  # an interruption may have changed the order of lines
         if m.phase == SEARCH
         and m.state == DONE
         and (uniform is None or m.digest != uniform.digest)
@@ -138,7 +138,7 @@ def groups(run: Run, phase: str, seeds: Sequence[int] | None = None) -> list[Gro
     for m in run.measurements:
         if m.phase == phase and m.state == DONE and (seeds is None or m.seed in seeds):
             found.setdefault(m.digest, {})[m.seed] = m
-    return [Group(tuple(same.values())) for same in found.values()]
+    return [Group(tuple(same[seed] for seed in sorted(same))) for same in found.values()]
 
 
 def _fitting(

@@ -1,9 +1,11 @@
 """The direct strategy: every trial trains. Baselines first, then Optuna's proposals, each projected onto a budget."""
 
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,8 @@ LADDER = (0.85, 0.7, 0.55, 0.4, 0.25)
 _PATTERN = (True, True, False)
 """Of three proposals two aim at a budget asked for, one at a smaller one."""
 _MAX_MOVES = 100
+_TIME_IS_UP = "the time for the search is up after {done} of {trials} trials"
+_NOTHING_NEW = "nothing new to measure was found under any budget; the search ends after {done} trials"
 
 
 @dataclass(frozen=True)
@@ -104,33 +108,53 @@ class _Search:
         self.record = StudyRecord(measurer.run, plan.space)
         self.begun: dict[str, Candidate] = {}
         self.done: dict[str, Measurement] = {}
-        self._started = time.monotonic()
+        self._started, self._ending = time.monotonic(), ""
 
     def run(self) -> None:
         """All of it."""
         plan = self.plan
         self.observer.phase(SEARCH, plan.trials)
-        for candidate in baselines(plan):
+        for place, candidate in enumerate(baselines(plan)):
             self._make_room(self.flow.width - 1)
-            if self._time_is_up():
+            if self._agree(f"baseline {place}", lambda candidate=candidate: candidate) is None:
                 break
             self._begin(candidate, may_stop=False)
-        self._replay()
+        if not self.flow.is_shared:  # there the earlier proposals are agreed on already
+            self._replay()
+        place = 0
         while len(self.begun) < plan.trials:
             self._make_room(plan.ahead)
-            if self._time_is_up():
-                break
-            candidate = self._propose()
+            candidate = self._agree(f"proposal {place}", self._propose)
             if candidate is None:
-                self._make_room(0)
-                self.observer.message(
-                    f"nothing new to measure was found under any budget; the search ends after {len(self.done)} trials"
-                )
-                return
-            self._begin(candidate, may_stop=True)
+                break
+            place += 1
+            if candidate.allocation.digest not in self.begun:
+                self._begin(candidate, may_stop=True)
         self._make_room(0)
         if len(self.done) < plan.trials:
-            self.observer.message(f"the time for the search is up after {len(self.done)} of {plan.trials} trials")
+            self.observer.message(self._ending.format(done=len(self.done), trials=plan.trials))
+
+    def _agree(self, place: str, offer: Callable[[], Candidate | None]) -> Candidate | None:
+        """What is begun next; None: the search ends here, because the time is up or nothing is left to propose.
+
+        Workers that share a study agree on it. That it ends binds only those whose time is no longer.
+        """
+
+        def told() -> dict[str, Any]:
+            if self._time_is_up():
+                return {"end": _TIME_IS_UP, "after_seconds": self.plan.timeout_seconds}
+            candidate = offer()
+            if candidate is None:
+                return {"end": _NOTHING_NEW, "after_seconds": math.inf}
+            return candidate.to_json()
+
+        found = self.measurer.agree(
+            place, told, lambda value: "end" not in value or value["after_seconds"] >= self.plan.timeout_seconds
+        )
+        if "end" in found:
+            self._ending = found["end"]
+            return None
+        return Candidate.from_json(self.plan.space, found)
 
     def _replay(self) -> None:
         """Proposals of an interrupted call, in their order.

@@ -65,6 +65,7 @@ class Flow:
         self._begun: deque[_Begun] = deque()
         self.width = team.width if team is not None else 1
         self.is_alone = team is None
+        self.is_shared = getattr(team, "is_shared", False)
 
     def __len__(self) -> int:
         return len(self._begun)

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,6 +34,15 @@ from flexor_search.workloads import NO_OWN, Data, Own
 FAILURES = (TrainingError, VerificationError, MemoryError, torch.OutOfMemoryError)
 """What ends one trial and not the run."""
 
+Agree = Callable[[str, Callable[[], Any], Callable[[Any], bool]], Any]
+"""What workers of one study must agree on: name, an offer (JSON), which earlier offers count -> the first of them."""
+
+
+def alone(_name: str, offer: Callable[[], Any], _binds: Callable[[Any], bool]) -> Any:
+    """Nobody has to agree."""
+    return offer()
+
+
 _NO_MEMORY = "can't allocate memory"
 """What torch's RuntimeError says where a processor's memory does not last."""
 
@@ -52,6 +62,7 @@ class Measurer:
         checkpoint_seconds: between two checkpoints of a training, and before its first.
         tell: is told what a training has to say: that it goes on from a checkpoint, or that its batch was halved.
         own: a training loop or a metric of the user's own.
+        agree: what workers that share a study could see differently goes through it.
     """
 
     run: Run
@@ -64,6 +75,7 @@ class Measurer:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     tell: Callable[[str], None] = say_nothing
     own: Own = NO_OWN
+    agree: Agree = alone
 
     @property
     def training(self) -> tuple[Callable[[], nn.Module], Data, Recipe, str]:
@@ -236,9 +248,13 @@ class Measurer:
 
     def test_accuracy(self, measurement: Measurement) -> float:
         """Accuracy on the test split of the packed file of a measurement, as it would be shipped."""
-        packed = load(self.run.trained_path(measurement.number))
-        model = unpack_into(packed, self.build())
-        return evaluate(model, self.data.test, device=self.device, own=self.own).accuracy
+
+        def read() -> float:
+            model = unpack_into(load(self.run.trained_path(measurement.number)), self.build())
+            return evaluate(model, self.data.test, device=self.device, own=self.own).accuracy
+
+        digest, phase, seed = measurement.key
+        return self.agree(f"test accuracy of {digest} {phase} {seed}", read, lambda _: True)
 
     def _at_fidelity(self, phase: str) -> tuple[Recipe, Data]:
         if phase != SEARCH:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from flexor_search.planning import Allocation
+from flexor_search.planning import Allocation, SearchSpace
 from flexor_search.runs import SEARCH
 from flexor_search.training import Score
 
@@ -21,6 +22,15 @@ class Candidate:
     allocation: Allocation
     kind: str
     budget: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As workers of one study tell it to each other."""
+        return {"allocation": self.allocation.to_json(), "kind": self.kind, "budget": self.budget}
+
+    @classmethod
+    def from_json(cls, space: SearchSpace, body: dict[str, Any]) -> "Candidate":
+        """The same, from there."""
+        return cls(Allocation.from_json(space.model, body["allocation"]), body["kind"], body["budget"])
 
 
 @dataclass(frozen=True)
