@@ -14,7 +14,7 @@ _CHOICES = {
     "decay": ("all", "encrypted", "none"),
     "precision": ("auto", "float32", "bfloat16"),
     "memory_format": ("auto", "contiguous", "channels_last"),
-    "augmentation": ("none", "flip", "crop-flip"),
+    "augmentation": ("none", "flip", "crop-flip", "resized-crop-flip"),
     "surrogate": ("flexor", "ste", "analog"),
 }
 
@@ -36,6 +36,8 @@ class Recipe:
         decay: which parameters it touches: "all", "encrypted" (only encrypted weights), or "none".
         s_tanh: slope of the surrogate once warm.
         s_tanh_start: slope at step 0.
+        s_tanh_doubles: whether the slope is doubled at each of `halve_at`; goes with the schedule "halve".
+        clip: encrypted weights are kept within +- clip / s_tanh, the paper's ablation (it takes 2); 0: they are free.
         surrogate: "flexor" (eq. 6), or the ablations "ste" and "analog".
         label_smoothing: of the cross-entropy.
         precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the processor computes in it and a short
@@ -43,7 +45,8 @@ class Recipe:
         memory_format: of models and image batches: "contiguous", "channels_last", or "auto": the one that a short
             measurement finds faster.
         augmentation: of training images: "none", "flip" (half of them mirrored), "crop-flip" (and moved by up to 4
-            pixels each way).
+            pixels each way), or for images that are read from files "resized-crop-flip" (a random part of each, as is
+            usual for ImageNet).
         threads: processor threads, 0 for all; small models train faster, and repeatably anywhere, on one.
         search_epochs: epochs of a search trial.
         search_images: training images of a search trial, 0 for all.
@@ -64,6 +67,8 @@ class Recipe:
     decay: str = "all"
     s_tanh: float = 10.0
     s_tanh_start: float = 5.0
+    s_tanh_doubles: bool = False
+    clip: float = 0.0
     surrogate: str = "flexor"
     label_smoothing: float = 0.0
     precision: str = "float32"
@@ -88,15 +93,17 @@ class Recipe:
             raise UsageError("recipe: warmup and label_smoothing must be in [0, 1), weight_decay not negative")
         if not all(isinstance(at, int | float) and 0 <= at <= 1 for at in self.halve_at):
             raise UsageError(f"recipe: halve_at must hold fractions of all steps, got {list(self.halve_at)}")
-        for name in ("search_images", "threads"):
-            if getattr(self, name) < 0:
+        if self.s_tanh_doubles and self.schedule != "halve":
+            raise UsageError(f'recipe: s_tanh_doubles goes with schedule = "halve", got {self.schedule!r}')
+        for name in ("search_images", "threads", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"recipe: {name} must not be negative, got {getattr(self, name)}")
 
     def learning_rate_at(self, progress: float) -> float:
         """Learning rate when a fraction `progress` of all steps is done."""
         rise = min(1.0, progress / self.warmup) if self.warmup else 1.0
         if self.schedule == "halve":
-            return self.learning_rate * rise * 0.5 ** sum(progress >= at for at in self.halve_at)
+            return self.learning_rate * rise * 0.5 ** self._halvings(progress)
         if self.schedule == "constant" or progress < self.warmup:
             return self.learning_rate * max(rise, 1e-3)
         done = (progress - self.warmup) / (1 - self.warmup)
@@ -105,7 +112,11 @@ class Recipe:
     def s_tanh_at(self, progress: float) -> float:
         """Slope of the surrogate when a fraction `progress` of all steps is done."""
         rise = min(1.0, progress / self.warmup) if self.warmup else 1.0
-        return self.s_tanh_start + (self.s_tanh - self.s_tanh_start) * rise
+        slope = self.s_tanh_start + (self.s_tanh - self.s_tanh_start) * rise
+        return slope * 2 ** self._halvings(progress) if self.s_tanh_doubles else slope
+
+    def _halvings(self, progress: float) -> int:
+        return sum(progress >= at for at in self.halve_at)
 
     def for_search(self) -> "Recipe":
         """The same recipe at the reduced length of a search trial."""

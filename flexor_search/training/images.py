@@ -4,6 +4,7 @@ A data set that fits lives on the device as it is stored (uint8 where it is imag
 normalized there, many images in one operation: no DataLoader stands in the loop.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,10 @@ from torch.nn import functional
 
 from flexor_search.errors import DataError
 from flexor_search.planning import Recipe
-from flexor_search.workloads import Split
+from flexor_search.workloads import FileSplit, Split
 
+IN_FILES = "resized-crop-flip"
+"""The augmentation that goes with images in files, and only with them: each is cropped when it is decoded."""
 PADDING = 4
 """Black pixels around an image that is cropped to its own size again: the usual augmentation of CIFAR."""
 _MEMORY_SHARE = 0.5
@@ -27,7 +30,8 @@ class Epoch:
     Attributes:
         order: indices of images, shape (n,); of a stack of K models (K, n).
         moves: of each image, in that order: its place in its padded self (down, right), 0 to 2 * PADDING, and whether
-            it is mirrored; shape (..., n, 3), uint8; empty (..., n, 0) without augmentation.
+            it is mirrored; shape (..., n, 3), uint8; empty (..., n, 0) without augmentation. Of images in files: the
+            seed of a random crop, shape (..., n, 1), int64.
     """
 
     order: Tensor
@@ -63,6 +67,8 @@ class Shuffler:
         order = torch.randperm(count, generator=self.generator)
         if augmentation == "none":
             return Epoch(order, torch.zeros(count, 0, dtype=torch.uint8))
+        if augmentation == IN_FILES:
+            return Epoch(order, torch.randint(2**63 - 1, (count, 1), generator=self.generator))
         moves = torch.full((count, 3), PADDING, dtype=torch.uint8)
         if augmentation == "crop-flip":
             moves[:, :2] = torch.randint(2 * PADDING + 1, (count, 2), generator=self.generator, dtype=torch.uint8)
@@ -114,6 +120,9 @@ class TrainImages:
     @classmethod
     def of(cls, split: Split, recipe: Recipe, device: str) -> "TrainImages":
         """Place a split for a device."""
+        if isinstance(split, FileSplit) or recipe.augmentation == IN_FILES:
+            _check_files(split, recipe)
+            return cls(split, torch.device(device), recipe.augmentation)
         if recipe.augmentation != "none" and split.images.dim() != 4:
             raise DataError(
                 f"data: augmentation {recipe.augmentation!r} needs images of shape (channels, height, width), got "
@@ -132,15 +141,40 @@ class TrainImages:
 
     def epoch(self, shuffler: Shuffler) -> Epoch:
         """The next epoch of a training, where the images are."""
-        return shuffler.epoch(len(self.split), self.augmentation).to(self.split.images.device)
+        return shuffler.epoch(len(self.split), self.augmentation).to(self.split.labels.device)
+
+    def batches(self, epoch: Epoch, size: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The whole batches of an epoch from step `first` on, as `batch` makes them; those of files are read ahead."""
+        steps = len(self.split) // size
+        if isinstance(self.split, FileSplit):
+            part = slice(first * size, steps * size)
+            for images, labels in self.split.stream(epoch.order[part], epoch.moves[part], size):
+                yield self._ready(images, labels)
+            return
+        for step in range(first, steps):
+            yield self.batch(*epoch.step(step, size))
 
     def batch(self, order: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
         """Images and labels, augmented, as float32, on the device."""
+        if isinstance(self.split, FileSplit):
+            return self._ready(*self.split.read(order, moves))
         images, labels = self.split.images[order], self.split.labels[order]
         if self.augmentation != "none":
             images = moved(images, moves)
+        return self._ready(images, labels)
+
+    def _ready(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         images, labels = (part.to(self.device, non_blocking=True) for part in (images, labels))
         return self.split.normalized(images), labels
+
+
+def _check_files(split: Split, recipe: Recipe) -> None:
+    if not isinstance(split, FileSplit):
+        raise DataError(f"data: augmentation {IN_FILES!r} needs images in files; the recipe's may be crop-flip")
+    if recipe.augmentation not in ("none", IN_FILES):
+        raise DataError(
+            f"data: images in files are augmented by {IN_FILES!r} or by none; the recipe has {recipe.augmentation!r}"
+        )
 
 
 def fits(split: Split, free_bytes: int) -> bool:

@@ -1,25 +1,31 @@
 """A recipe's optimizer, over one model or a stack of them."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from flexor_search.planning import Recipe
-from flexor_search.quantization import FlexorWeight, SharedWeight
+from flexor_search.quantization import FlexorWeight, SharedWeight, shared_s_tanh
 
 
 def optimizer_of(model: nn.Module, recipe: Recipe, device: str) -> torch.optim.Optimizer:
     """The recipe's optimizer over all parameters of one model."""
     kinds = (FlexorWeight, SharedWeight)
     quantized = [m for m in model.modules() if isinstance(m, ParametrizationList) and isinstance(m[0], kinds)]
-    encrypted = {id(weight.original0) for weight in quantized}
+    ids = {id(weight.original0) for weight in quantized}
     parameters = list(model.parameters())
-    return make_optimizer(
-        [p for p in parameters if id(p) in encrypted], [p for p in parameters if id(p) not in encrypted], recipe, device
-    )
+    encrypted = [p for p in parameters if id(p) in ids]
+    optimizer = make_optimizer(encrypted, [p for p in parameters if id(p) not in ids], recipe, device)
+    if recipe.clip and (s_tanh := shared_s_tanh(model)) is not None:
+        clip_after_steps(optimizer, lambda: encrypted, s_tanh, recipe.clip)
+    return optimizer
 
 
-def make_optimizer(encrypted: list[Tensor], others: list[Tensor], recipe: Recipe, device: str) -> torch.optim.Optimizer:
+def make_optimizer(
+    encrypted: Sequence[Tensor], others: Sequence[Tensor], recipe: Recipe, device: str
+) -> torch.optim.Optimizer:
     """The recipe's optimizer; both kinds work element by element, so a stack of models trains like each alone.
 
     Args:
@@ -28,8 +34,8 @@ def make_optimizer(encrypted: list[Tensor], others: list[Tensor], recipe: Recipe
         recipe: which of them its weight decay touches, and everything else.
         device: where they are; on a GPU the optimizer's step can be recorded.
     """
-    touched = {"all": encrypted + others, "encrypted": encrypted, "none": []}[recipe.decay]
-    free = {"all": [], "encrypted": others, "none": encrypted + others}[recipe.decay]
+    touched = {"all": [*encrypted, *others], "encrypted": [*encrypted], "none": []}[recipe.decay]
+    free = {"all": [], "encrypted": [*others], "none": [*encrypted, *others]}[recipe.decay]
     groups = [{"params": touched, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     on_gpu = device.startswith("cuda")
@@ -37,6 +43,27 @@ def make_optimizer(encrypted: list[Tensor], others: list[Tensor], recipe: Recipe
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
     return torch.optim.Adam(groups, lr=rate, fused=True, capturable=on_gpu)
+
+
+def clip_after_steps(
+    optimizer: torch.optim.Optimizer, encrypted: Callable[[], Sequence[Tensor]], s_tanh: Tensor, clip: float
+) -> None:
+    """Keep encrypted weights within +- clip / s_tanh after every step of an optimizer, recorded ones too.
+
+    Args:
+        optimizer: of the encrypted weights.
+        encrypted: gives them; asked anew after every step.
+        s_tanh: the slope, a scalar tensor that follows its schedule in place.
+        clip: as in Recipe.
+    """
+
+    @torch.no_grad()
+    def after(*_: object) -> None:
+        most = clip / s_tanh
+        for tensor in encrypted():
+            tensor.clamp_(min=-most, max=most)
+
+    optimizer.register_step_post_hook(after)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

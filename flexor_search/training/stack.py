@@ -26,7 +26,7 @@ from flexor_search.quantization import (
     spread_scale,
     sum_of_planes,
 )
-from flexor_search.training.optimizer import make_optimizer
+from flexor_search.training.optimizer import clip_after_steps, make_optimizer
 
 INPUT_AXIS = -1
 """Of encrypted weights (P, S, n_in) and of matrices (P, n_out, n_in): the axis that is padded."""
@@ -107,6 +107,11 @@ class Stack:
         ids = {id(tensor) for tensor in encrypted}
         others = [tensor for tensor in self.parameters().values() if id(tensor) not in ids]
         self._optimizer = make_optimizer(encrypted, others, recipe, device)
+        if recipe.clip:
+            clip_after_steps(
+                *(self._optimizer, lambda: [layer.encrypted for layer in self._layers.values()]),
+                *(self._s_tanh, recipe.clip),
+            )
         return self._optimizer
 
     def logits(self, images: Tensor, *, shared: bool = False) -> Tensor:

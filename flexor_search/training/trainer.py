@@ -128,13 +128,13 @@ class Training:
         """What is left of a pass over the images."""
         recipe, steps, size = self.recipe, self.steps, self.batch_size
         self.model.train()
-        planned = self.train.epoch(self.shuffler)
-        for step in range(self.step, steps):
+        batches = self.train.batches(self.train.epoch(self.shuffler), size, self.step)
+        for step, batch in enumerate(batches, self.step):
             progress = (self.epoch * steps + step) / (recipe.epochs * steps)
             set_learning_rate(self.optimizer, recipe.learning_rate_at(progress))
             if self.s_tanh is not None:
                 self.s_tanh.fill_(recipe.s_tanh_at(progress))
-            loss = self.take_step(*self.train.batch(*planned.step(step, size)))
+            loss = self.take_step(*batch)
             if step % CHECK_EVERY == 0 or step == steps - 1:
                 _check_finite(loss, self.epoch, step)
             self.step = step + 1

@@ -21,7 +21,7 @@ from flexor_search.runs import Measurement, Run
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.time_plan import seconds_per_image
 from flexor_search.tuning.trial import Trial
-from flexor_search.workloads import NO_OWN, Data, Own, Split
+from flexor_search.workloads import NO_OWN, Data, FileSplit, Own, Split
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,15 @@ class Probe:
 
 def save_data(data: Data, path: Path) -> None:
     """Write what workers read: the training and validation splits, and not the test split."""
-    splits = {split.name: split for split in (data.train, data.validation)}
-    fields = {
-        name: {"images": split.images, "labels": split.labels, "mean": split.mean, "std": split.std}
-        for name, split in splits.items()
-    }
-    torch.save(list(fields.items()), path)
+    torch.save([vars(split) for split in (data.train, data.validation)], path)
 
 
 def load_data(path: str) -> Data:
     """The same, mapped into memory: workers share it."""
-    splits = [Split(name, **fields) for name, fields in torch.load(path, mmap=True, weights_only=True)]
-    train, validation = splits[0], splits[-1]
+    train, validation = (
+        (FileSplit if "names" in fields else Split)(**fields)
+        for fields in torch.load(path, mmap=True, weights_only=True)
+    )
     return Data(train, validation, validation)  # no worker has a use for the test split
 
 

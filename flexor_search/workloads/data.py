@@ -1,7 +1,7 @@
 """Images and labels, split into train, validation and test, held in memory as tensors."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ class Split:
         name: "train", "validation" or "test", for messages.
         images: shape (n, ...), uint8 (0 to 255) or float32.
         labels: shape (n,), int64; or targets of a regression, shape (n, k), float32.
-        mean, std: for uint8 images only: batches are (images / 255 - mean) / std.
+        mean, std: for uint8 images only: batches are (images / 255 - mean) / std; of all channels, or one a channel.
 
     Raises:
         DataError: empty, lengths that differ, negative labels, or pixels or targets that are not finite.
@@ -30,8 +30,8 @@ class Split:
     name: str
     images: Tensor
     labels: Tensor
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | tuple[float, ...] = 0.0
+    std: float | tuple[float, ...] = 1.0
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
@@ -73,8 +73,16 @@ class Split:
         """The first `count` images of a fixed shuffle; all if count is 0 or not fewer."""
         if not 0 < count < len(self):
             return self
-        chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count]
-        return Split(self.name, self.images[chosen], self.labels[chosen], self.mean, self.std)
+        return self.chosen(torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count])
+
+    def chosen(self, index: Tensor) -> "Split":
+        """Some of its images, in that order."""
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def identity(self) -> Iterator[bytes]:
+        """What it holds, for a fingerprint."""
+        for part in (self.images, self.labels):
+            yield part.contiguous().numpy().tobytes()
 
     def pinned(self) -> "Split":
         """The same split in memory that a GPU copies from without waiting."""
@@ -87,7 +95,10 @@ class Split:
     def normalized(self, images: Tensor) -> Tensor:
         """Some of its images as float32."""
         if images.dtype == torch.uint8:
-            return images.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
+            if isinstance(self.mean, float) and isinstance(self.std, float):
+                return images.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
+            mean, std = (torch.tensor(each, device=images.device).view(-1, 1, 1) for each in (self.mean, self.std))
+            return images.float().div_(255).sub_(mean).div_(std)
         return images
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -47,6 +47,22 @@ def test_s_tanh_rises_with_the_warm_up_and_stays():
     assert Recipe(s_tanh=10, s_tanh_start=5, warmup=0).s_tanh_at(0) == 10
 
 
+def test_s_tanh_doubles_where_the_rate_is_halved():
+    """The paper's short recipe: 200 epochs, both at 150 and 175."""
+    recipe = Recipe(schedule="halve", warmup=0, halve_at=(0.75, 0.875), s_tanh=10, s_tanh_doubles=True)
+    epochs = (0, 149, 150, 174, 175, 200)
+    assert [recipe.s_tanh_at(epoch / 200) for epoch in epochs] == [10, 10, 20, 20, 40, 40]
+
+
+def test_the_papers_table_recipe_warms_both_up_and_doubles_nothing():
+    """500 epochs, 100 of them warm-up from 5 to 10, halved at 350, 400 and 450."""
+    recipe = Recipe(schedule="halve", learning_rate=0.1, warmup=0.2, halve_at=(0.7, 0.8, 0.9))
+    epochs = (0, 50, 100, 349, 350, 400, 450)
+    assert [recipe.s_tanh_at(epoch / 500) for epoch in epochs] == [5, 7.5, 10, 10, 10, 10, 10]
+    rates = [recipe.learning_rate_at(epoch / 500) for epoch in epochs]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.1, 0.05, 0.025, 0.0125])
+
+
 def test_a_search_trial_is_never_longer_than_the_training():
     assert Recipe(epochs=20, search_epochs=10).for_search() == Recipe(epochs=10, search_epochs=10)
     assert Recipe(epochs=5, search_epochs=10).for_search().epochs == 5
@@ -78,6 +94,8 @@ def test_json_round_trip(recipe):
         ({"decay": "some"}, "decay must be one of"),
         ({"precision": "float16"}, "precision must be one of"),
         ({"surrogate": "tanh"}, "surrogate must be one of"),
+        ({"clip": -1.0}, "clip must not be negative"),
+        ({"s_tanh_doubles": True}, "s_tanh_doubles goes with schedule = \"halve\", got 'one-cycle'"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"search_epochs": -1}, "search_epochs must be at least 1"),

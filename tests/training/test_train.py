@@ -13,12 +13,16 @@ from torch import nn
 from flexor_search.errors import TrainingError
 from flexor_search.planning import Allocation, LayerSpec, Recipe
 from flexor_search.quantization import FlexorWeight, describe, quantize_
-from flexor_search.training import evaluate, seeded, train
+from flexor_search.training import evaluate, seeded, train, train_stacked
 from flexor_search.workloads import Data, Split, workload
 
 from .models import Untouchable, digits, few_digits, one_point, parameters, quantized, small_net
 
 RECIPE = Recipe(epochs=2, batch_size=32)
+
+
+def plain_net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10))
 
 
 def trained(seed, recipe=RECIPE, build_seed=0):
@@ -33,6 +37,25 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit():
     other, second = trained(3)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
     assert (first.validation, first.epochs) == (second.validation, second.epochs)
+
+
+def largest(model):
+    return max(float(p.detach().abs().max()) for name, p in model.named_parameters() if name.endswith("original0"))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_clipping_keeps_encrypted_weights_within_what_the_slope_allows(stacked):
+    recipe = replace(RECIPE, clip=2.0, s_tanh=100.0, s_tanh_start=50.0, learning_rate=0.05)
+    free, clipped = quantized(plain_net), [quantized(plain_net, seed) for seed in range(2)]
+    train(free, few_digits(), replace(recipe, clip=0.0), seed=0)
+    if stacked:
+        train_stacked(clipped, few_digits(), recipe, seeds=[0, 1])
+    else:
+        for seed, model in enumerate(clipped):
+            train(model, few_digits(), recipe, seed=seed)
+    assert largest(free) > 0.04
+    for model in clipped:
+        assert largest(model) == pytest.approx(0.02)
 
 
 def test_another_seed_gives_other_weights_from_the_same_start():

@@ -9,7 +9,8 @@ import torchvision
 
 from flexor_search.errors import DataError
 from flexor_search.workloads import fashion_mnist, workload
-from flexor_search.workloads.fashion_mnist import DEBIAN_FOLDER, FILES, load, read_idx
+from flexor_search.workloads.fashion_mnist import DEBIAN_FOLDER, load
+from flexor_search.workloads.idx_files import FILES, read_idx
 
 N_TRAIN, N_TEST = 5_040, 30
 

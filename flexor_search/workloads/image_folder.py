@@ -1,0 +1,77 @@
+"""Folders of images as torchvision reads them: one folder a class, in train/ and val/; ImageNet is laid out so."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from flexor_search.errors import DataError
+from flexor_search.workloads.data import Data
+from flexor_search.workloads.image_files import FileSplit, file_split
+from flexor_search.workloads.known_folders import folder_given, missing
+
+SIDE = 224
+N_VALIDATION = 10_000
+"""Images of train that are set aside to choose by; of a smaller set a tenth, if that is less."""
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""torchvision's."""
+
+
+def load(data_dir: Path | None = None) -> Data:
+    """List ImageNet, or a part of it; nothing is decoded yet.
+
+    val/ is the test set, as in the literature; validation is a part of train/, always the same one.
+
+    Args:
+        data_dir: a folder with train/CLASS/*.JPEG and val/CLASS/*.JPEG.
+
+    Raises:
+        DataError: no such folders, a class folder without images, or classes that differ between train and val.
+    """
+    root = folder_given(data_dir, "ImageNet")
+    if not all((root / part).is_dir() for part in ("train", "val")):
+        raise missing(root, "ImageNet", "the folders train and val")
+    classes = _classes(root / "train")
+    if (others := _classes(root / "val")) != classes:
+        differing = sorted(set(classes) ^ set(others))
+        raise DataError(
+            f"data: train and val under {root} differ in {len(differing)} class folders, such as {differing[0]}; "
+            "they must be of one data set"
+        )
+    whole = _split("train", root / "train", classes)
+    if len(whole) < 2:
+        raise DataError(f"data: {root / 'train'} needs at least two images to set one aside for validation")
+    last = max(1, min(N_VALIDATION, len(whole) // 10))
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+    validation = whole.chosen(order[-last:].sort().values)
+    train = whole.chosen(order[:-last].sort().values)
+    return Data(train, replace(validation, name="validation"), _split("test", root / "val", classes))
+
+
+def _classes(folder: Path) -> list[str]:
+    """Class folders in alphabetical order: the labels."""
+    with os.scandir(folder) as entries:
+        found = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not found:
+        raise DataError(
+            f"data: {folder} holds no class folders; give every class a folder of its images, as torchvision does"
+        )
+    return found
+
+
+def _split(name: str, folder: Path, classes: list[str]) -> FileSplit:
+    files: list[tuple[str, int, int]] = []
+    for label, each in enumerate(classes):
+        before = len(files)
+        for parent, _, names in sorted(os.walk(folder / each, followlinks=True)):
+            for file in sorted(names):
+                if file.lower().endswith(EXTENSIONS):
+                    path = Path(parent) / file
+                    files.append((str(path.relative_to(folder)), path.stat().st_size, label))
+        if len(files) == before:
+            raise DataError(
+                f"data: the class folder {folder / each} holds no images ({', '.join(EXTENSIONS)}); fill it, or take "
+                "it out of train and val"
+            )
+    return file_split(name, folder, files, SIDE)
