@@ -48,5 +48,6 @@ if (table) {
     const all = `${rows.length.toLocaleString("en")} training${rows.length === 1 ? "" : "s"}`;
     document.getElementById("shown").value = left === rows.length ? all : `${left.toLocaleString("en")} of ${all}`;
   };
-  [search, ...choices].forEach((field) => field.addEventListener("input", filter));
+  search.addEventListener("input", filter);
+  choices.forEach((choice) => choice.addEventListener("change", filter));
 }
