@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,7 @@ ConfigOption = Annotated[str, typer.Option(help="TOML file of the question, as i
 OutOption = Annotated[str, typer.Option(help="Run folder; default a new one under runs/.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no messages.")]
+TensorBoardOption = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard scalars to RUN/tensorboard.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", autocompletion=run_folders)]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Packed file.")]
 
@@ -46,6 +48,7 @@ def search(
     asked: dict[str, Any],
     config: ConfigOption = "",
     out: OutOption = "",
+    tensorboard: TensorBoardOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -69,7 +72,8 @@ def search(
         from flexor_search.question import default_folder
 
         folder = Path(out) if out else default_folder(question)
-        run = _finished(lambda: api.search(question, folder, observer), folder)
+        with _scalars(observer, folder, tensorboard) as watcher:
+            run = _finished(lambda: api.search(question, folder, watcher), folder)
     _show(run, as_json)
 
 
@@ -102,24 +106,45 @@ def plan(asked: dict[str, Any], config: ConfigOption = "", as_json: JsonOption =
 
 @app.command()
 @asks("resume")
-def resume(run: RunArgument, asked: dict[str, Any], as_json: JsonOption = False, quiet: QuietOption = False) -> None:
+def resume(
+    run: RunArgument,
+    asked: dict[str, Any],
+    tensorboard: TensorBoardOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
     """Continue a run to its target, or to new ones; nothing that was finished is trained again."""
     from flexor_search.terminal import watching
 
     with watching(quiet) as observer:
         from flexor_search import api
 
-        found = _finished(lambda: api.resume(run, observer, **asked), run)
+        with _scalars(observer, run, tensorboard) as watcher:
+            found = _finished(lambda: api.resume(run, watcher, **asked), run)
     _show(found, as_json)
 
 
 @app.command()
-def report(run: RunArgument) -> None:
-    """Write report.html and front.csv of a run, finished or not."""
-    from flexor_search.reporting import write_report
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", autocompletion=run_folders)],
+    out: Annotated[str, typer.Option(help="File of the comparison; default comparison.html in the first run.")] = "",
+    tensorboard: TensorBoardOption = False,
+) -> None:
+    """Write report.html and front.csv of a run, finished or not; of several, their fronts over each other."""
+    if out and len(runs) < 2:
+        raise UsageError("out: a single run's report lies in its folder; --out is for a comparison of several")
+    from flexor_search.reporting import write_comparison, write_report
+    from flexor_search.reporting.scalars import write_scalars
     from flexor_search.runs import Run
 
-    print(write_report(Run.open(run)))
+    opened = [Run.open(run) for run in runs]
+    if tensorboard:
+        for run in opened:
+            print(write_scalars(run))
+    if len(opened) > 1:
+        print(write_comparison(opened, Path(out) if out else None))
+    else:
+        print(write_report(opened[0]))
 
 
 @app.command()
@@ -202,6 +227,15 @@ def _question(asked: dict[str, Any], config: str) -> "Question":
 def _was_given(context: typer.Context, name: str | None) -> bool:
     source = context.get_parameter_source(name or "")
     return source is not None and source.name != "DEFAULT"
+
+
+def _scalars(observer: Any, folder: Path, wanted: bool) -> AbstractContextManager[Any]:
+    """The observer, with TensorBoard scalars beside it if they are wanted."""
+    if not wanted:
+        return nullcontext(observer)
+    from flexor_search.live import scalars_too
+
+    return scalars_too(observer, folder)
 
 
 def _interrupt() -> None:

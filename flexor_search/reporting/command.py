@@ -3,25 +3,9 @@
 import shlex
 from typing import Any
 
+from flexor_search.asking import keys
 from flexor_search.reporting.words import escaped
 from flexor_search.runs import Run
-
-_OPTIONS = {
-    "workload": "",
-    "model": "",
-    "data": "",
-    "data_dir": "",
-    "space": "",
-    "recipe": "",
-    "strategy": "direct",
-    "trials": 0,
-    "timeout_seconds": 0,
-    "epochs": 0,
-    "seeds": 3,
-    "seed": 0,
-    "jobs": 0,
-}
-"""Field of the question -> what the option is without being typed."""
 
 
 def search_command(run: Run) -> str:
@@ -35,14 +19,11 @@ def search_command(run: Run) -> str:
     question = run.question
     budget = question.get("budget") or ",".join(map(str, question.get("budgets") or []))
     words = ["flexor-search", "--budget", str(budget)]
-    for name, default in _OPTIONS.items():
-        value: Any = question.get(name, default)
-        if name == "space" and not question.get("model") and question.get("workload"):
-            value = value if "/" in str(value) else ""  # the workload's own
-        if value in ("", None, default):
+    for key in keys("search"):
+        value: Any = question.get(key.name, key.default)
+        if key.name == "budget" or value in ("", None, key.default):
             continue
-        option = "--" + {"timeout_seconds": "timeout"}.get(name, name).replace("_", "-")
-        words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+        words += [key.option, f"{value:g}" if isinstance(value, float) else str(value)]
     return shlex.join(words)
 
 

@@ -101,9 +101,9 @@ def _told(run: Run) -> pd.DataFrame:
 
 
 def _list_of_rows(body: Any) -> list[Any]:
-    if isinstance(body, dict):
-        body = next((body[name] for name in ("table", "sensitivity", "layers", "rows") if name in body), [])
-    return body if isinstance(body, list) else []
+    """The first list of rows that are of layers and losses."""
+    lists = [body, *body.values()] if isinstance(body, dict) else [body]
+    return next((rows for rows in lists if isinstance(rows, list) and any(map(_row, rows))), [])
 
 
 def _row(body: Any) -> tuple[str, str, float, float] | None:

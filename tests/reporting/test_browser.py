@@ -310,3 +310,14 @@ def test_a_page_that_is_printed_unread_has_its_figures(browser, reports):
         for plot in browser.find_elements("css selector", ".plot")
         if plot.is_displayed()
     )
+
+
+def test_the_benchmark_of_a_long_run_tells_its_size_its_first_paint_and_a_silent_console(tmp_path):
+    from benchmarks.report import made_run, measured
+
+    found = measured(made_run(tmp_path / "run", 500))
+    assert found["trainings"] == 512
+    assert found["file_bytes"] < 8_000_000
+    assert found["console"] == []
+    assert 0 < found["first_paint_seconds"] <= found["first_paint_seconds_worst"]
+    assert found["first_figure_seconds"] > 0

@@ -63,8 +63,9 @@ def test_the_search_command_asks_the_same_question(tmp_path):
     name, asked = parsed(shlex.split(search_command(run)))
     assert name == ""
     assert asked["budget"] == "0.4bpw,48KiB"
-    assert (asked["trials"], asked["timeout"], asked["seeds"], asked["seed"], asked["jobs"]) == (40, 75.0, 3, 7, 2)
-    assert (asked["data_dir"], asked["space"], asked["epochs"]) == ("/data/some images", "", 0)
+    assert (asked["trials"], asked["timeout_seconds"], asked["seed"], asked["jobs"]) == (40, 75.0, 7, 2)
+    assert asked["seeds"] is None  # as it is without being asked
+    assert (asked["data_dir"], asked["space"], asked["epochs"]) == ("/data/some images", "digits-convnet", None)
 
 
 def test_what_is_shown_first_is_the_shipped_model(tmp_path):
