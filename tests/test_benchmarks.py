@@ -44,3 +44,20 @@ def test_the_stacked_benchmark_prints_the_promised_keys():
     assert set(details["trainings_per_hour"]) == set(details["peak_memory_mib"]) == {"one", *ratios} - {"1"}
     assert result["hardware"]
     assert result["threads"] >= 1
+
+
+def test_the_search_efficiency_benchmark_prints_the_promised_keys_and_goes_on_where_it_was(tmp_path):
+    some = ["--seeds", "1", "--trainings", "10", "--strategies", "random", "additive", "--folder", str(tmp_path)]
+    command = [sys.executable, "-W", "error", "-m", "benchmarks.search_efficiency", "--json", *some]
+    stopped = json.loads(
+        subprocess.run([*command, "--seconds", "0.5"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
+    assert stopped["seeds"]
+    early = (tmp_path / "replays.csv").read_text()
+    result = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert (tmp_path / "replays.csv").read_text().startswith(early)
+    assert result["seeds"] == {"random": 1, "additive": 1}
+    assert set(result["gain_at"]) == {"random", "random, smoothed", "additive", "additive, smoothed"}
+    assert set(result["gain_at"]["additive"]) == {"5", "10"}
+    assert result["gain_at"]["random"]["5"] == result["gain_at"]["additive"]["5"]  # uniform ones come first
+    assert (tmp_path / "search_efficiency.html").stat().st_size > 10**6

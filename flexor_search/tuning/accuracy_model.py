@@ -34,7 +34,6 @@ UNITS = {SHARED_LOSS: 2.5}
 """Units of a source that one unit of accuracy comes to, roughly: 0.01 of accuracy goes with 0.02 to 0.03 of loss."""
 _ENOUGH = 1.0
 """By how much the logarithm of the evidence must be better with interactions."""
-_MOST_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -115,22 +114,15 @@ class AccuracyModel:
         return self.posterior.predict(self.features.of(profiles))
 
     def best_under(self, budget: Budget) -> Allocation:
-        """The allocation that fits a budget and has the greatest predicted mean.
+        """The allocation that fits a budget and has the greatest sum of layer curves, found exactly.
 
-        Exact where there are no interactions. With them the additive optimum is the start, and each round solves
-        exactly for what the last round's choice makes every entry worth, while that improves.
+        Interactions, where there are any, are in what is predicted and not in what is chosen: choosing by them gave
+        worse allocations (docs/log.md).
 
         Raises:
             UsageError: the budget is below the cheapest allocation.
         """
-        profile = best_profile(self.space, self.terms, budget)
-        for _ in range(_MOST_ROUNDS if self.has_interactions else 0):
-            other = best_profile(self.space, self._terms_beside(profile), budget)
-            before, after = self.predict_profiles([profile, other])[0]
-            if after <= before:
-                break
-            profile = other
-        return self.space.allocation(profile)
+        return self.space.allocation(best_profile(self.space, self.terms, budget))
 
     def draw(self, seed: int) -> "AccuracyModel":
         """A model drawn from the posterior: its best allocation is one that may well be the best (Thompson sampling).
@@ -183,16 +175,6 @@ class AccuracyModel:
             "sensitivities": [vars(row) for row in self.sensitivities()],
             "doubts": self.doubts(),
         }
-
-    def _terms_beside(self, profile: Profile) -> list[Floats]:
-        """Additive values with the interactions of each entry with the other axes as they are in a profile."""
-        found = [term.copy() for term in self.terms]
-        pair_weights = self.posterior.weights[self.features.n_additive :]
-        lines = self.features.lines
-        for (i, j), weight in zip(self.features.pairs, pair_weights, strict=True):
-            found[i] += weight * lines[i] * lines[j][profile[j]]
-            found[j] += weight * lines[j] * lines[i][profile[i]]
-        return found
 
 
 def fit_accuracy_model(

@@ -1,0 +1,236 @@
+"""What a search finds for how many trainings, replayed on a measured table: `python -m benchmarks.search_efficiency
+--json`.
+
+benchmarks/data holds every allocation of LeNet-5's four layers at five rates, trained with two seeds, and what its gain
+over uniform is. A strategy sees the validation accuracy of one seed; what it names under each of 16 budgets is judged
+by the other seed. Both directions, 20 seeds, mean over the budgets. Optuna's samplers and ours have two objectives,
+accuracy and bits, and see the five uniform allocations first. For each strategy two ways to choose: the best observed
+accuracy that fits, and ("smoothed") the best prediction of the model of accuracy fitted to the same trainings.
+
+`supernet` needs the 625 scores of a shared network (`benchmarks.supernet_scores`, benchmarks/data/supernet_scores.csv
+and .json): fitted with no training, and with trainings of what the model draws. Its trainings are counted on top of
+what training and scoring the shared network cost.
+
+A replay takes from a second to minutes (GP); each is kept in --folder as soon as it is done.
+"""
+
+import argparse
+import csv
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from scipy.stats import spearmanr
+
+from benchmarks.efficiency_table import BUDGETS, LAYERS, MENU, Table
+from flexor_search.tuning import SHARED, SHARED_LOSS
+from flexor_search.tuning.sampler import AdditiveSampler
+
+CHECKPOINTS = (5, 10, 20, 40, 60, 100)
+COLUMNS: tuple[str, ...] = ("strategy", "seed", "direction", "trainings", "observed", "smoothed")
+MOST = {"gp": 40, "supernet": 20}
+"""Trainings up to which a strategy is replayed, where that is not 100."""
+
+
+def _additive(table: Table) -> Callable[[int], BaseSampler]:
+    places = {name: np.log(np.array(MENU) / 20).tolist() for name in LAYERS}
+    weights = dict(zip(LAYERS, map(float, table.weights), strict=True))
+    return lambda seed: AdditiveSampler(seed, places, weights)
+
+
+def samplers(table: Table) -> dict[str, Callable[[int], BaseSampler]]:
+    """Each strategy's sampler by seed."""
+    return {
+        "random": lambda seed: RandomSampler(seed),
+        "nsga2": lambda seed: NSGAIISampler(population_size=20, seed=seed),
+        "tpe": lambda seed: TPESampler(seed=seed, multivariate=True),
+        "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=5),
+        "additive": _additive(table),
+    }
+
+
+def replay(table: Table, sampler: BaseSampler, direction: int, most: int) -> list[int]:
+    """Rows of the table in the order in which a sampler asks for them, the uniform ones first."""
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for row in table.uniform:
+        study.enqueue_trial(dict(zip(LAYERS, map(int, table.profiles[row]), strict=True)))
+    seen = []
+    while len(seen) < most:
+        trial = study.ask()
+        profile = tuple(trial.suggest_int(name, 0, len(MENU) - 1) for name in LAYERS)
+        row = table.row_of[profile]
+        study.tell(trial, [float(table.seen[direction][row]), float(table.bits[row])])
+        seen.append(row)
+    return seen
+
+
+def replay_supernet(table: Table, seed: int, direction: int, most: int) -> list[int]:
+    """Rows that the model wants trained next to the shared scores: the best of a draw under a budget drawn at
+    random."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    seen: list[int] = []
+    while len(seen) < most:
+        drawn = table.fit(seen, direction, shared=True).draw(int(random.integers(2**31)))
+        worth = table.worth(drawn)
+        budget = BUDGETS[int(random.integers(len(BUDGETS)))]
+        fitting = [row for row in np.flatnonzero(table.bits <= budget + 1e-9) if row not in seen]
+        seen.append(int(max(fitting or range(len(worth)), key=lambda row: worth[row])))
+    return seen
+
+
+def measure(table: Table, strategy: str, seed: int, direction: int, limit: int) -> list[dict[str, str]]:
+    """Gains of one replay at the checkpoints."""
+    most = min(MOST.get(strategy, CHECKPOINTS[-1]), limit)
+    if strategy == "supernet":
+        rows, checkpoints = replay_supernet(table, seed, direction, most), (0, 1, *CHECKPOINTS)
+    else:
+        rows, checkpoints = replay(table, samplers(table)[strategy](seed), direction, most), CHECKPOINTS
+    found = []
+    for count in checkpoints:
+        if count > most:
+            break
+        part = rows[:count]
+        fitted = table.worth(table.fit(part, direction, shared=strategy == "supernet"))
+        observed = np.full(len(fitted), -np.inf)
+        observed[part] = table.seen[direction][part]
+        gains = [table.gain(worth, direction) for worth in (observed, fitted)]
+        values = (strategy, seed, direction, count, *(f"{gain:.5f}" for gain in gains))
+        found.append({name: str(value) for name, value in zip(COLUMNS, values, strict=True)})
+    return found
+
+
+def replay_all(table: Table, folder: Path, plan: dict[str, int], seconds: float, limit: int) -> list[dict[str, str]]:
+    """All replays of a plan (strategy -> seeds), those that the folder holds looked up; ends when the time is up."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, started = folder / "replays.csv", time.monotonic()
+    lines = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+    done = {(line["strategy"], line["seed"], line["direction"]) for line in lines}
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if not lines:
+            writer.writeheader()
+        for seed in range(max(plan.values())):
+            for strategy, direction in ((s, d) for s in plan for d in (0, 1)):
+                if seed >= plan[strategy] or (strategy, str(seed), str(direction)) in done:
+                    continue
+                if time.monotonic() - started > seconds:
+                    return lines
+                new = measure(table, strategy, seed, direction, limit)
+                writer.writerows(new)
+                file.flush()
+                lines += new
+    return lines
+
+
+def summarize(table: Table, lines: list[dict[str, str]]) -> dict:
+    """The promised keys."""
+    gains: dict[str, dict[str, list[float]]] = {}
+    for line in lines:
+        strategy = line["strategy"]
+        ways = (
+            {"smoothed": strategy}
+            if strategy == "supernet"
+            else {"observed": strategy, "smoothed": f"{strategy}, smoothed"}
+        )
+        for way, name in ways.items():
+            gains.setdefault(name, {}).setdefault(line["trainings"], []).append(float(line[way]))
+    seeds = {line["strategy"]: 0 for line in lines}
+    for strategy in seeds:
+        seeds[strategy] = len({line["seed"] for line in lines if line["strategy"] == strategy})
+    result = {
+        "gain_at": {name: {at: float(np.mean(some)) for at, some in by.items()} for name, by in gains.items()},
+        "standard_error": {
+            name: {at: float(np.std(some) / np.sqrt(len(some))) for at, some in by.items()}
+            for name, by in gains.items()
+        },
+        "seeds": seeds,
+    }
+    if table.shared:
+        truth = (table.truth[0] + table.truth[1]) / 2
+        fitted = table.fit([], 0, shared=True).predict_profiles(table.profiles)[0]
+        raw = {name: float(spearmanr(values, truth).statistic) for name, values in table.shared.items()}  # type: ignore
+        result["supernet_spearman"] = {
+            "raw": max(raw.values()),
+            "raw by accuracy": raw[SHARED],
+            "raw by loss": raw[SHARED_LOSS],
+            "fitted": float(spearmanr(fitted, truth).statistic),  # type: ignore
+        }
+        result["supernet_training_equivalents"] = table.shared_cost
+    return result
+
+
+def print_table(result: dict) -> None:
+    """Gains in points, a line for each strategy."""
+    counts = sorted({int(at) for by in result["gain_at"].values() for at in by})
+    print(f"{'trainings':<22}" + "".join(f"{count:>13}" for count in counts))
+    for name, by in sorted(result["gain_at"].items()):
+        errors = result["standard_error"][name]
+        cells = [f"{by[str(n)]:.2f} +- {errors[str(n)]:.2f}" if str(n) in by else "" for n in counts]
+        print(f"{name:<22}" + "".join(f"{cell:>13}" for cell in cells))
+    print("seeds:", ", ".join(f"{name} {count}" for name, count in result["seeds"].items()))
+    if "supernet_spearman" in result:
+        print(
+            f"shared network: {result['supernet_training_equivalents']} trainings, Spearman",
+            result["supernet_spearman"],
+        )
+    else:
+        print("shared network: no benchmarks/data/supernet_scores.csv yet; its rows are left out")
+
+
+def write_figure(result: dict, path: Path) -> None:
+    """Gain against training-equivalents."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for name, by in sorted(result["gain_at"].items()):
+        counts = sorted(map(int, by))
+        extra = result.get("supernet_training_equivalents", 0.0) if name == "supernet" else 0.0
+        figure.add_scatter(
+            x=[count + extra for count in counts],
+            y=[by[str(count)] for count in counts],
+            error_y={"type": "data", "array": [result["standard_error"][name][str(count)] for count in counts]},
+            name=name,
+            mode="lines+markers",
+            line={"dash": "dot" if name.endswith("smoothed") else "solid"},
+        )
+    figure.update_layout(
+        template="plotly_white",
+        xaxis_title="training-equivalents",
+        yaxis_title="gain over uniform, points",
+        xaxis_type="log",
+    )
+    figure.write_html(path, include_plotlyjs=True)
+
+
+def main() -> None:
+    """Parse, replay, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search_efficiency", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("runs/search_efficiency"), help="replays that are done")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--gp-seeds", type=int, default=2, help="a GP takes seconds for each proposal")
+    parser.add_argument("--trainings", type=int, default=CHECKPOINTS[-1], help="the most in a replay")
+    parser.add_argument("--strategies", nargs="+", default=None, help="default: all")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no replay later than this")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    table = Table.read()
+    names = given.strategies or [*samplers(table), *(["supernet"] if table.shared else [])]
+    plan = {name: min(given.gp_seeds, given.seeds) if name == "gp" else given.seeds for name in names}
+    result = summarize(table, replay_all(table, given.folder, plan, given.seconds, given.trainings))
+    write_figure(result, given.folder / "search_efficiency.html")
+    if given.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print_table(result)
+
+
+if __name__ == "__main__":
+    main()
