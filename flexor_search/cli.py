@@ -193,6 +193,34 @@ def inspect(file: FileArgument, as_json: JsonOption = False) -> None:
     print_bytes(found)
 
 
+@app.command()
+def study(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a study.toml, as in studies/.")],
+    data_dir: Annotated[str, typer.Option(help="Folder of the data.")] = "",
+    out: Annotated[str, typer.Option(help="Folder of the results; default the study's own.")] = "",
+    seeds: Annotated[int, typer.Option(help="Trainings of each row; 0: as many as the study says.")] = 0,
+    rows: Annotated[list[str] | None, typer.Option("--row", help="Only this row; may be given again.")] = None,
+    seconds: Annotated[float, typer.Option(help="Leave off after so many; the same command goes on. 0: no limit.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Of every training, to try it out; 0: the recipes'.")] = 0,
+    images: Annotated[int, typer.Option(help="For training, to try it out; 0: all.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Trainings stacked as one; 0: one, on a GPU as many as it holds.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Train all rows of a study, resumably, and write its table beside the published one."""
+    from flexor_search.studying import StudyQuestion, run_study
+
+    def tell(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    asked = StudyQuestion(
+        *(str(folder), out, data_dir, epochs, images, seeds, tuple(rows or ()), seconds, jobs, device)
+    )
+    run_study(asked, tell)
+    print((asked.results / "table.md").read_text(encoding="utf-8"), end="")
+
+
 def main() -> None:
     """Run the command line; every error a user can cause becomes one line and an exit code."""
     # Before torch loads OpenMP: threads that wait must sleep, not spin. Where another process wants the cores, spinning

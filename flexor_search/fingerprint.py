@@ -42,7 +42,7 @@ def fingerprint(question: Question, planned: "Plan", recipe: Recipe, data: Data)
     parts = {
         "workload": planned.workload.name or f"{question.model} {question.data}",
         "model": _digest([shapes, planned.space.model.float_elements]),
-        "data": _data_digest(data),
+        "data": data_digest(data),
         "space": _digest([menus, planned.space.kept_dtype]),
         "recipe": _digest(recipe.to_json()),
         "strategy": question.strategy,
@@ -148,7 +148,8 @@ def _digest(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _data_digest(data: Data) -> str:
+def data_digest(data: Data) -> str:
+    """Of everything that three splits hold; of images in files their names and sizes."""
     digest = hashlib.sha256()
     for split in (data.train, data.validation, data.test):
         digest.update(str((split.name, tuple(split.images.shape), split.mean, split.std)).encode())

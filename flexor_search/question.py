@@ -71,7 +71,7 @@ def plan(question: Question) -> Plan:
     budgets = Budget.parse_list(question.budget) if question.budget else ()
     for budget in budgets:
         check_reachable(space, budget)
-    return Plan(task, space, budgets, _device(question.device))
+    return Plan(task, space, budgets, device_of(question.device))
 
 
 def plan_tables(question: Question) -> dict[str, Any]:
@@ -139,7 +139,12 @@ def _with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return replace(recipe, epochs=epochs, search_epochs=share)
 
 
-def _device(device: str) -> str:
+def device_of(device: str) -> str:
+    """What "auto" means here; any other is tried.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

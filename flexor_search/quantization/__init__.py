@@ -8,7 +8,7 @@ from flexor_search.quantization.convert import (
     shared_s_tanh,
 )
 from flexor_search.quantization.describe import QUANTIZABLE, describe
-from flexor_search.quantization.flexor_weight import FlexorWeight, spread_scale, sum_of_planes
+from flexor_search.quantization.flexor_weight import FlexorWeight, in_weight_order, spread_scale, sum_of_planes
 from flexor_search.quantization.supernet import SharedWeight, set_profile, share_, shared_weights, why_not_shared
 from flexor_search.quantization.surrogate import SURROGATES, decode_signs
 
@@ -20,6 +20,7 @@ __all__ = [
     "decode_signs",
     "describe",
     "flexor_weights",
+    "in_weight_order",
     "quantize_",
     "set_profile",
     "set_s_tanh",

@@ -49,6 +49,7 @@ class FlexorWeight(nn.Module):
         super().__init__()
         self.layer, self.spec = layer, spec
         self.normalized, self.pretrained, self.surrogate = normalized, pretrained, surrogate
+        self.slice_order = "planes"  # a study may set "consecutive", the paper's; it trains, and no file holds it
         self.n_slices = slices_of(layer.n_weights, spec)
         matrices = torch.stack([torch.tensor(code.matrix, dtype=torch.float32) for code in spec.codes])
         # `model.to(memory_format=...)` changes tensors of four or five axes; encrypted weights have three.
@@ -68,7 +69,7 @@ class FlexorWeight(nn.Module):
         Returns:
             sum over planes of scale * sign, in the layer's weight shape.
         """
-        if self.surrogate != "analog" and can_fuse(encrypted, scale):
+        if self.surrogate != "analog" and self.slice_order == "planes" and can_fuse(encrypted, scale):
             return fused_weight(
                 *(self.fused_layer, encrypted, scale, self.s_tanh, self.reference),
                 straight_through=self.surrogate == "ste",
@@ -118,7 +119,7 @@ class FlexorWeight(nn.Module):
         return torch.contiguous_format
 
     def _flat(self, signs: Tensor) -> Tensor:
-        return signs.flatten(1)[:, : self.layer.n_weights]
+        return in_weight_order(signs, self.slice_order)[:, : self.layer.n_weights]
 
     def _in_shape(self, signs: Tensor) -> Tensor:
         return self._flat(signs).view(-1, *self.layer.weight_shape)
@@ -141,6 +142,17 @@ class FlexorWeight(nn.Module):
             scales.append(scale)
         encrypted = (torch.stack(bits).to(weight.dtype) * 2 - 1) * PRETRAINED_MAGNITUDE
         return encrypted, torch.stack(scales)
+
+
+def in_weight_order(signs: Tensor, slice_order: str) -> Tensor:
+    """Signs of slices as the weights they belong to, one row a plane; the surplus is at the end.
+
+    Args:
+        signs: shape (n_planes, n_out, n_slices).
+        slice_order: "planes": weight r * n_slices + s is output r of slice s, as in the file; "consecutive": n_out
+            weights that follow each other share a slice.
+    """
+    return (signs if slice_order == "planes" else signs.transpose(1, 2)).flatten(1)
 
 
 def sum_of_planes(signs: Iterable[Tensor], scales: Iterable[Tensor]) -> Tensor:

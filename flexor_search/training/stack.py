@@ -22,6 +22,7 @@ from flexor_search.quantization import (
     FlexorWeight,
     decode_signs,
     flexor_weights,
+    in_weight_order,
     set_s_tanh,
     spread_scale,
     sum_of_planes,
@@ -52,7 +53,8 @@ class _Layer:
         """The weights of all models, shape (K, *weight_shape)."""
         count, planes = self.scale.shape[:2]
         encrypted, matrix = self.encrypted.flatten(0, 1), self.matrix.flatten(0, 1)
-        signs = decode_signs(encrypted, matrix, s_tanh, self.weight.surrogate).flatten(1)
+        signs = decode_signs(encrypted, matrix, s_tanh, self.weight.surrogate)
+        signs = in_weight_order(signs, self.weight.slice_order)
         signs = signs[:, : self.weight.layer.n_weights].view(count, planes, *self.weight.layer.weight_shape)
         scales = spread_scale(self.scale.flatten(0, 1), self.weight.layer).unflatten(0, (count, planes))
         return sum_of_planes(signs.unbind(1), scales.unbind(1))
@@ -181,7 +183,7 @@ def structure(model: nn.Module) -> tuple[Any, ...]:
     weights = flexor_weights(model)
     encrypted = {id(originals(model, weight)[0]) for weight in weights.values()}
     return (
-        tuple((name, w.spec.n_planes, w.spec.n_out, w.surrogate) for name, w in weights.items()),
+        tuple((name, w.spec.n_planes, w.spec.n_out, w.surrogate, w.slice_order) for name, w in weights.items()),
         tuple((n, tuple(p.shape), p.requires_grad) for n, p in model.named_parameters() if id(p) not in encrypted),
         tuple(name for name, _ in model.named_modules()),
         tuple(type(module) for module in model.modules() if not parametrize.is_parametrized(module)),

@@ -1,0 +1,250 @@
+"""Studies run from end to end on small data: resumably, the test set once, the table beside the published figures."""
+
+import csv
+import math
+import re
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flexor_search.errors import DataError, RunError, UsageError
+from flexor_search.studying import StudyQuestion, run_study, work
+from flexor_search.studying.book import Book, held
+from flexor_search.workloads import image_folder
+from tests.workloads.made_data import write_cifar10, write_imagenet
+
+STUDIES = Path(__file__).parents[2] / "studies"
+STUDY = """
+question = "Does it run?"
+seeds = 2
+recipe = { epochs = 1, batch_size = 32, s_tanh_start = 10.0 }
+
+[[row]]
+name = "full"
+workload = "digits-convnet"
+full_precision = true
+
+[[row]]
+name = "taps"
+workload = "digits-convnet"
+rate = "8/20"
+family = "taps"
+nominal = 0.4
+published = 50.0
+source = "a paper"
+certainty = "made up"
+
+[[row]]
+name = "consecutive analog"
+workload = "digits-convnet"
+rate = "8/20"
+slice_order = "consecutive"
+recipe = { surrogate = "analog" }
+
+[[compare]]
+first = "full"
+second = "taps"
+
+[[figure]]
+title = "Both & all"
+rows = ["full", "taps"]
+"""
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def quiet(_text):
+    pass
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Recipes are closed without measuring what is faster."""
+
+    def closed(build, data, recipe, *_):
+        return replace(recipe, precision="float32", memory_format="contiguous")
+
+    monkeypatch.setattr(work, "closed_recipe", closed)
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "study.toml").write_text(STUDY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """A study of six trainings, cut after two, then run to its end; not to be changed."""
+    told = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    asked = StudyQuestion(str(folder), images=96)
+    trained = work.train
+    calls = []
+
+    def cut(*args, **options):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(options["seed"])
+        return trained(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "train", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(asked, told.append)
+        lines, table = rows_of(folder / "measurements.csv"), (folder / "table.md").read_text()
+        state = lines, table, (folder / "tests.csv").exists()
+        patch.setattr(work, "train", trained)
+        assert run_study(asked, told.append)
+    torch.set_num_threads(threads)
+    return folder, asked, told, state
+
+
+def test_an_interrupted_study_has_its_lines_and_no_reading_of_the_test_set(finished):
+    lines, table, has_tests = finished[3]
+    assert [(line["row"], line["seed"]) for line in lines] == [("full", "0"), ("taps", "0")]
+    assert "Not finished: 4 trainings are to be made, and the test set has not been read." in table
+    assert not has_tests
+
+
+def test_it_goes_on_and_trains_nothing_twice(finished, monkeypatch):
+    folder, asked, told, _ = finished
+    assert "6 of 6 trainings are to be made, on cpu" in told
+    assert "4 of 6 trainings are to be made, on cpu" in told
+    lines = rows_of(folder / "measurements.csv")
+    assert len(lines) == len({line["key"] for line in lines}) == 6
+    monkeypatch.setattr(work, "train", None)  # nothing is left to be trained
+    monkeypatch.setattr(work, "evaluate", None)  # or to be read
+    before = (folder / "table.md").read_text()
+    assert run_study(asked, quiet)
+    assert (folder / "table.md").read_text() == before
+
+
+def test_the_test_set_is_read_once_with_each_trained_model_whose_weights_then_go(finished):
+    folder = finished[0]
+    readings = rows_of(folder / "tests.csv")
+    assert {reading["key"] for reading in readings} == {line["key"] for line in rows_of(folder / "measurements.csv")}
+    assert list((folder / "trained").iterdir()) == []
+    assert list((folder / "unfinished").iterdir()) == []
+
+
+def test_the_table_holds_the_means_and_errors_of_its_lines_beside_the_published_figure(finished):
+    folder = finished[0]
+    tests = [100 * float(one["test_accuracy"]) for one in rows_of(folder / "tests.csv") if one["row"] == "taps"]
+    (row,) = [row for row in rows_of(folder / "table.csv") if row["row"] == "taps"]
+    mean, error = statistics.fmean(tests), statistics.stdev(tests) / math.sqrt(2)
+    assert float(row["test"]) == pytest.approx(mean, abs=1e-3)
+    assert float(row["test_error"]) == pytest.approx(error, abs=1e-3)
+    assert float(row["difference"]) == pytest.approx(mean - 50, abs=1e-3)
+    assert float(row["nominal_bits_per_weight"]) == 0.4
+    assert float(row["bits_per_weight"]) < 0.4
+    table = (folder / "table.md").read_text()
+    assert "Finished; the test set was read once" in table
+    assert "| 50.00 (made up) |" in table
+    assert "Published: a paper" in table
+    assert re.search(r"\| full - taps \| test \| [+-]\d+\.\d\d ± \d+\.\d\d \|", table)
+
+
+def test_what_trained_with_products_of_tanh_is_scored_as_its_bits_decode(finished):
+    """The validation score in the file is that of exact signs, so it is a whole number of images."""
+    lines = [line for line in rows_of(finished[0] / "measurements.csv") if line["row"] == "consecutive analog"]
+    right = [350 * float(line["val_accuracy"]) for line in lines]
+    assert right == pytest.approx([round(count) for count in right], abs=1e-3)
+    assert len({line["key"] for line in lines}) == 2
+
+
+def test_the_figure_is_an_svg_with_a_dot_for_each_row(finished):
+    svg = (finished[0] / "figure-both-all.svg").read_text()
+    assert svg.count("<circle") == 2
+    assert "Both &amp; all (test accuracy, %)" in svg
+
+
+def test_trainings_stacked_as_one_come_to_the_same_table(finished, tmp_path):
+    folder = finished[0]
+    assert run_study(StudyQuestion(str(folder), out=str(tmp_path), images=96, jobs=2), quiet)
+    ours, theirs = rows_of(folder / "measurements.csv"), rows_of(tmp_path / "measurements.csv")
+    assert {line["key"] for line in ours} == {line["key"] for line in theirs}
+    assert all(line["state"] == "done" for line in theirs)
+
+
+def test_time_that_is_over_ends_the_call_and_the_next_goes_on(finished, tmp_path):
+    told = []
+    asked = StudyQuestion(str(finished[0]), out=str(tmp_path), images=96, seconds=1e-6)
+    assert not run_study(asked, told.append)
+    assert told[-1] == "the time is over; the same command goes on"
+    assert not run_study(StudyQuestion(str(finished[0]), out=str(tmp_path), images=96, rows=("taps",)), quiet)
+    assert not (tmp_path / "tests.csv").exists()  # a part of a study is not a finished one
+    assert [line["row"] for line in rows_of(tmp_path / "measurements.csv")] == ["taps", "taps"]
+
+
+def test_another_recipe_is_another_training(finished, tmp_path):
+    text = STUDY.replace("epochs = 1", "epochs = 2")
+    for name in ("measurements.csv", "tests.csv"):
+        (tmp_path / name).write_bytes((finished[0] / name).read_bytes())
+    (tmp_path / "study.toml").write_text(text)
+    assert not run_study(StudyQuestion(str(tmp_path), images=96, rows=("full",), seeds=1), quiet)
+    (row,) = rows_of(tmp_path / "table.csv")
+    assert (row["seeds"], row["test"]) == ("1", "")
+
+
+def test_a_search_is_a_row(tmp_path):
+    row = '[[row]]\nname = "ours"\nworkload = "digits-convnet"\nsearch = "0.4bpw"\ntrials = 2\n'
+    (tmp_path / "study.toml").write_text(f'question = "?"\nseeds = 1\nrecipe = {{ epochs = 1 }}\n{row}')
+    asked = StudyQuestion(str(tmp_path), images=64, seeds=1, jobs=1)
+    assert run_study(asked, quiet)
+    told = []
+    assert run_study(asked, told.append)
+    assert not any("searching" in text for text in told)
+    (found,) = rows_of(tmp_path / "table.csv")
+    assert float(found["bits_per_weight"]) <= 0.4
+    assert float(found["test"]) > 0
+
+
+@pytest.mark.parametrize("name", ["paper-table-1", "paper-table-2"])
+def test_the_tables_of_cifar_10_run_from_end_to_end(tmp_path, name, unmeasured):
+    data = write_cifar10(tmp_path / "data", per_batch=10)
+    out = tmp_path / "out"
+    assert run_study(StudyQuestion(str(STUDIES / name), str(out), str(data), epochs=1, images=16, seeds=1), quiet)
+    table = rows_of(out / "table.csv")
+    assert all(row["seeds"] == "1" and row["test"] for row in table)
+    assert any(row["published"] and row["certainty"] == "second-hand" for row in table)
+
+
+def test_the_table_of_imagenet_runs_from_end_to_end(tmp_path, monkeypatch, unmeasured):
+    monkeypatch.setattr(image_folder, "SIDE", 32)
+    data = write_imagenet(tmp_path / "data", train=6, val=2)
+    out = tmp_path / "out"
+    asked = StudyQuestion(str(STUDIES / "paper-table-3"), str(out), str(data), epochs=1, images=8, seeds=1)
+    assert run_study(asked, quiet)
+    assert all(row["seeds"] == "1" and row["test"] for row in rows_of(out / "table.csv"))
+
+
+def test_a_wrong_data_folder_is_told_and_nothing_is_lost(finished, tmp_path):
+    with pytest.raises(DataError, match="does not hold the files data_batch_1"):
+        run_study(StudyQuestion(str(STUDIES / "paper-table-1"), str(tmp_path / "out"), str(tmp_path)), quiet)
+
+
+def test_a_folder_of_results_in_use_is_refused(finished, tmp_path):
+    with held(tmp_path), pytest.raises(RunError, match="is in use by another process"):
+        run_study(StudyQuestion(str(finished[0]), out=str(tmp_path)), quiet)
+
+
+def test_damaged_results_are_refused_and_named(tmp_path):
+    (tmp_path / "measurements.csv").write_text("key,row\na,b\n")
+    with pytest.raises(RunError, match=r"measurements\.csv is damaged"):
+        Book(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["epochs", "images", "seeds", "seconds", "jobs"])
+def test_negative_numbers_are_refused(field):
+    with pytest.raises(UsageError, match=f"{field}: must not be negative"):
+        StudyQuestion("x", **{field: -1})
