@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from flexor_search.asking import Question, keys
-from flexor_search.errors import RunError
+from flexor_search.errors import FlexorError, RunError
 from flexor_search.exporting import export, verify
 from flexor_search.fingerprint import fingerprint, study_name
+from flexor_search.interrupts import orderly
 from flexor_search.planning import Recipe, exceeds_space
 from flexor_search.question import Plan, plan, resolved
 from flexor_search.reporting import write_report
@@ -47,6 +48,7 @@ from flexor_search.workloads import name_of
 __all__ = ["export", "report", "resume", "search", "verify"]
 
 
+@orderly()
 def search(question: Question, folder: str | Path, observer: Observer | None = None) -> Run:
     """Search, confirm, pack, verify and report. In a folder of the same question it continues where that one ended.
 
@@ -91,7 +93,11 @@ def search(question: Question, folder: str | Path, observer: Observer | None = N
         log = _log_to(run.folder / "run.log")
         watch = _Logged(observer, log, MetricWords.of(run.question))
         try:
-            measurer = Measurer(run, task.build, data, recipe, task.name, planned.device, own=task.own)
+            run.sweep()
+            for notice in run.notices:
+                watch.message(notice)
+            device, own = planned.device, task.own
+            measurer = Measurer(run, task.build, data, recipe, task.name, device, tell=watch.message, own=own)
             return _searched(question, planned, measurer, watch, study)
         finally:
             run.unlock()
@@ -152,10 +158,11 @@ def _searched(
         try:
             summarize(space, budgets, measurer, seeds, observer, complete=complete)
             write_report(run)
-        except RunError as error:
+        except FlexorError as error:
             if complete:
                 raise
             observer.message(str(error))
+    run.sweep(is_done=True)
     return run
 
 

@@ -16,6 +16,7 @@ import typer
 from flexor_search import __version__
 from flexor_search.completing import run_folders
 from flexor_search.errors import FlexorError, UsageError
+from flexor_search.interrupts import interrupt
 from flexor_search.options import asks
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def main() -> None:
     # Before torch loads OpenMP: threads that wait must sleep, not spin. Where another process wants the cores, spinning
     # made a training ten times slower (docs/log.md); sleeping costs a few percent where none does.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         status = app(standalone_mode=False)
     except FlexorError as error:
@@ -264,10 +265,6 @@ def _scalars(observer: Any, folder: Path, wanted: bool) -> AbstractContextManage
     from flexor_search.live import scalars_too
 
     return scalars_too(observer, folder)
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt
 
 
 def _finished(work: Any, folder: Path) -> "Run":

@@ -1,31 +1,45 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, whatever ends the process or the machine."""
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from flexor_search.errors import RunError
+from flexor_search.interrupts import unbroken
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary name in the same folder, flush to disk, rename.
+    """Write to a temporary name in the same folder, flush to disk, rename, flush the folder.
 
     Raises:
         RunError: the folder is not writable or the disk is full; nothing half-written is left.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
+    with unbroken():
         try:
-            temporary.unlink(missing_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            flush_folder(path.parent)
+        except OSError as error:
+            try:
+                temporary.unlink(missing_ok=True)
+            finally:
+                raise write_error(path, error) from error
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names of new files on disk too; where a system cannot do that for folders, nothing is done."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
         finally:
-            raise write_error(path, error) from error
+            os.close(descriptor)
 
 
 def write_json(path: Path, body: Any) -> None:

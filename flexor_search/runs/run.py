@@ -1,23 +1,19 @@
 """The run folder: everything that a search found, the one truth that resuming, reports and exports read.
 
 run.toml                    the resolved question and its fingerprint
-measurements.csv            every training ever made, appended and flushed, one line each
+measurements.csv            every training ever made, appended and flushed, one line each (table.py)
 trained/N.safetensors       the packed model of measurement N, verified when it was trained
 trained/N.json              what its packing saved and changed, measured then
 trained/unfinished-KEY.safetensors   how far a training has come that is under way, for trainings longer than a minute
 study.db                    the same measurements as an Optuna study, for optuna-dashboard
 summary.json, front.csv, report.html, model-BUDGET.safetensors, allocation-BUDGET.json
+clock.json                  seconds that the search has taken, over all calls
 run.log                     messages with times
+.lock                       held while a process is at work (lock.py); what a killed one leaves is swept (leftovers.py)
 """
 
-import csv
-import fcntl
-import io
 import json
-import os
-import re
 import tomllib
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +22,11 @@ import tomli_w
 
 from flexor_search.errors import RunError
 from flexor_search.files import write_atomically, write_error, write_json
+from flexor_search.interrupts import unbroken
+from flexor_search.runs.leftovers import sweep, unfinished_name
+from flexor_search.runs.lock import FolderLock
 from flexor_search.runs.measurement import COLUMNS, Measurement
+from flexor_search.runs.table import append_line, cut_torn_line, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,16 +39,14 @@ class Run:
         folder: where it is.
         question: the resolved question, as in run.toml.
         fingerprint: what makes it this question: a digest or value for each part.
+        notices: what was found amiss and set right, a line each, for the user.
     """
 
     def __init__(self, folder: Path, question: dict[str, Any], fingerprint: dict[str, str]) -> None:
         self.folder, self.question, self.fingerprint = folder, question, fingerprint
-        self._lock: io.TextIOWrapper | None = None
-        self._measurements, torn = self._read_measurements()
-        if torn:
-            with suppress(RunError):  # in use: the process at work there may be writing that line right now
-                self.lock()
-                self.unlock()
+        self.notices: list[str] = []
+        self._lock = FolderLock(folder)
+        self._measurements, self._is_torn = read_table(self._table)
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
@@ -121,29 +119,34 @@ class Run:
         Raises:
             RunError: another process is at work in it, or it cannot be written.
         """
+        self._lock.take()
         try:
-            self._lock = (self.folder / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.unlock()
-            if isinstance(error, BlockingIOError):
-                raise RunError(
-                    f"{self.folder} is in use by another process; wait for it or choose another --out"
-                ) from error
-            raise write_error(self.folder, error) from error
-        try:
-            self._measurements, torn = self._read_measurements()
-            if torn:
-                self._cut_torn_line()
+            if holder := self._lock.taken_over_from:
+                self.notices.append(f"{holder} ended without letting go of {self.folder}; it is taken over")
+            self._measurements, self._is_torn = read_table(self._table)
+            self._mend()
         except BaseException:
             self.unlock()
             raise
 
     def unlock(self) -> None:
         """Let others have the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
+
+    def sweep(self, *, is_done: bool = False) -> None:
+        """Take away what killed processes have left, and what nobody needs once the run is done; needs the lock."""
+        sweep(self.folder, self._measurements, is_done=is_done)
+
+    def _mend(self) -> None:
+        """Cut off a last line that a crash has torn. Needs the lock: another process may be writing it right now."""
+        if self._is_torn:
+            cut_torn_line(self._table)
+            self._is_torn = False
+            self.notices.append(f"the last line of {self._table} was torn and is dropped; its training is made again")
+
+    @property
+    def _table(self) -> Path:
+        return self.folder / "measurements.csv"
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -162,21 +165,12 @@ class Run:
         Raises:
             RunError: the disk is full or the folder not writable.
         """
-        path = self.folder / "measurements.csv"
-        self._renew_columns()
-        size = path.stat().st_size if path.exists() else 0
-        text = ("" if size else _csv_line(COLUMNS)) + _csv_line(measurement.to_row().values())
-        try:
-            with path.open("a", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
+        with unbroken():
+            self._mend()
+            append_line(self._table, measurement)
+            self._measurements.append(measurement)
             with suppress(OSError):
-                os.truncate(path, size)  # no half a line stays
-            raise write_error(path, error) from error
-        self._measurements.append(measurement)
-        self.unfinished_path(measurement.key).unlink(missing_ok=True)
+                self.unfinished_path(measurement.key).unlink()
 
     def find(self, key: tuple[str, str, int]) -> Measurement | None:
         """The measurement of this allocation, phase and seed, if it was made; the last, if it was made again."""
@@ -188,8 +182,7 @@ class Run:
 
     def unfinished_path(self, key: tuple[str, str, int]) -> Path:
         """Where the checkpoint of a training lies while it is under way; the key is a measurement's."""
-        digest, phase, seed = key
-        return self.folder / "trained" / f"unfinished-{digest}-{phase}-{seed}.safetensors"
+        return self.folder / "trained" / unfinished_name(key)
 
     def packing_path(self, number: int) -> Path:
         """Where it is told what packing a measurement saved and changed."""
@@ -219,56 +212,3 @@ class Run:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, whole or not at all."""
         write_json(self.folder / "summary.json", summary)
-
-    def _read_measurements(self) -> tuple[list[Measurement], bool]:
-        """Read measurements.csv, and tell whether its last line was torn by a crash; that line is left out."""
-        path = self.folder / "measurements.csv"
-        if not path.exists():
-            return [], False
-        try:
-            raw = path.read_bytes()
-            whole = _whole_lines(raw)
-            csv.field_size_limit(max(csv.field_size_limit(), len(raw)))
-            reader = csv.DictReader(io.StringIO(whole.decode(), newline=""), strict=True)
-            return [Measurement.from_row(row) for row in reader], whole != raw
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise RunError(f"{path} is damaged: {error}; start a new run with another --out") from error
-
-    def _renew_columns(self) -> None:
-        """Give a file from before a column was added all columns, so that a line can be appended."""
-        path = self.folder / "measurements.csv"
-        if not path.exists():
-            return
-        with path.open(encoding="utf-8", newline="") as file:
-            first = file.readline()
-        if first and first != _csv_line(COLUMNS):
-            rows = (m.to_row().values() for m in self._read_measurements()[0])
-            write_atomically(path, (_csv_line(COLUMNS) + "".join(map(_csv_line, rows))).encode())
-
-    def _cut_torn_line(self) -> None:
-        path = self.folder / "measurements.csv"
-        whole = _whole_lines(path.read_bytes())
-        if whole:
-            write_atomically(path, whole)
-        else:
-            path.unlink()
-
-
-def _csv_line(values: Iterable[Any]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow(values)  # of this terminator it quotes both characters
-    return text.getvalue().removesuffix("\r\n") + "\n"
-
-
-def _whole_lines(raw: bytes) -> bytes:
-    """All up to the last line break that ends a line, not one inside quotes.
-
-    Raises:
-        ValueError: what is left is more than one line, so a quote is missing somewhere in the middle.
-    """
-    end = raw.rfind(b"\n") + 1
-    while raw.count(b'"', 0, end) % 2:
-        end = raw.rfind(b"\n", 0, end - 1) + 1
-    if re.search(rb"\n[0-9]+,(search|confirm),", raw[end:]):
-        raise ValueError(f"the quotes of the line after byte {end} are not paired")
-    return raw[:end]

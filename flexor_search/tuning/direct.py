@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from flexor_search.planning import (
 )
 from flexor_search.planning.space import Profile, spec_log_rate
 from flexor_search.runs import ACCURACY, DONE, SEARCH, STOPPED, Measurement, MetricWords
+from flexor_search.tuning.clock import SearchClock
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
@@ -45,7 +45,7 @@ class SearchPlan:
         budgets: those asked for, all reachable.
         trials: how many trainings, baselines included.
         seed: of proposals and of every search training, the same for all so that they compare.
-        timeout_seconds: no training begins later than this after the start.
+        timeout_seconds: no training begins once the search has taken so long, all calls of the run together.
         ahead: proposals are made while so many earlier trials are on their way, their results unknown. Part of the
             plan and not of what the machine happens to manage, so that the same plan proposes the same everywhere.
     """
@@ -108,7 +108,7 @@ class _Search:
         self.record = StudyRecord(measurer.run, plan.space)
         self.begun: dict[str, Candidate] = {}
         self.done: dict[str, Measurement] = {}
-        self._started, self._ending = time.monotonic(), ""
+        self.clock, self._ending = SearchClock(measurer.run), ""
 
     def run(self) -> None:
         """All of it."""
@@ -213,12 +213,13 @@ class _Search:
             self.done[found.digest] = found
             if is_new:
                 self.record.add(found)
+                self.clock.write()
             words = MetricWords.of(self.measurer.run.question)
             best = best_so_far(self.plan.budgets[0], self.plan.space, list(self.done.values()), words)
             self.observer.measured(found, best)
 
     def _time_is_up(self) -> bool:
-        return bool(self.begun) and time.monotonic() - self._started > self.plan.timeout_seconds
+        return bool(self.begun) and self.clock.seconds > self.plan.timeout_seconds
 
 
 def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequence[Candidate] = ()) -> Candidate | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from flexor_search.interrupts import unbroken
 from flexor_search.runs import Measurement
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.trial import Trial
@@ -85,8 +86,11 @@ class Flow:
         trial, found = begun.trial, begun.known
         if begun.training is not None:
             found = begun.training.result()
-            self._measurer.run.append(found)
-        elif found is None:
+            with unbroken():  # or an interruption between the two would write the line once more
+                self._measurer.run.append(found)
+                self._begun.popleft()
+            return found, True
+        if found is None:
             found = self._measurer.measure(trial.candidate, trial.phase, trial.seed, trial.weak)
         self._begun.popleft()
         return found, begun.known is None
@@ -96,10 +100,11 @@ class Flow:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is not None and self._team is not None:
-            self._team.stop()
-            for begun in self._begun:
-                if begun.training is not None and (found := begun.training.finished()) is not None:
-                    self._measurer.run.append(found)
+            with unbroken():
+                self._team.stop()
+                for begun in self._begun:
+                    if begun.training is not None and (found := begun.training.finished()) is not None:
+                        self._measurer.run.append(found)
 
 
 class Stack:

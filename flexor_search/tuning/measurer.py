@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flexor_search.errors import TrainingError, VerificationError
+from flexor_search.errors import FormatError, TrainingError, VerificationError
 from flexor_search.packing import load, unpack_into
 from flexor_search.planning import Allocation, Recipe, file_layout
 from flexor_search.quantization import quantize_
@@ -83,10 +83,14 @@ class Measurer:
         return self.build, self.data, self.recipe, self.device
 
     def known(self, candidate: Candidate, phase: str, seed: int) -> Measurement | None:
-        """The measurement, if it was made before; one whose packed file was lost is made again."""
+        """The measurement, if it was made before; one whose packed file was lost or damaged is made again."""
         found = self.run.find((candidate.allocation.digest, phase, seed))
-        if found is not None and found.state == DONE and not self.run.trained_path(found.number).exists():
-            return None
+        if found is not None and found.state == DONE:
+            try:
+                load(self.run.trained_path(found.number))
+            except FormatError as error:
+                self.tell(f"trial {found.number} is trained again: {error}")
+                return None
         return found
 
     def measure(

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from flexor_search.errors import RunError
+from flexor_search.interrupts import unbroken
 from flexor_search.planning import Allocation, SearchSpace
 from flexor_search.planning.space import Profile
 from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement, Run
@@ -43,9 +44,10 @@ def _quiet_optuna():
 
 @contextmanager
 def _write_errors(path: Path):
-    """A full disk is an error like any other."""
+    """A full disk is an error like any other, and an interruption waits."""
     try:
-        yield
+        with unbroken():
+            yield
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
         cause = error.__cause__ or error
         reason = str(cause).splitlines()[0]

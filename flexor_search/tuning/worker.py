@@ -9,6 +9,7 @@ import pickle
 import queue
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -94,8 +95,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a model prints must not mix with the answers
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True).start()
-    setup: Setup = requests.get()
+    setup: Setup = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_read, args=(sys.stdin.buffer, requests, Path(setup.data)), daemon=True).start()
 
     def tell(text: str) -> None:
         _write(answers, Told(text))
@@ -125,11 +126,14 @@ def main() -> None:
         _write(answers, found)
 
 
-def _read(stream: BinaryIO, requests: "queue.SimpleQueue[Any]") -> None:
+def _read(stream: BinaryIO, requests: "queue.SimpleQueue[Any]", data: Path) -> None:
     while True:
         try:
             requests.put(pickle.load(stream))
-        except BaseException:  # the end: nobody is there to answer to
+        except BaseException:  # the end: nobody is there to answer to, nor to take the data away
+            with suppress(OSError):
+                data.unlink(missing_ok=True)
+                data.parent.rmdir()
             os._exit(0)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from flexor_search.errors import RunError
+from flexor_search.interrupts import unbroken
 from flexor_search.planning import Allocation
 from flexor_search.runs import Measurement
 from flexor_search.tuning.measurer import Measurer
@@ -82,14 +83,15 @@ class Workers:
     def stop(self) -> None:
         """End all processes, whatever they are at, and take away what they left half done."""
         self._stopped = True
-        for process in self._processes:
-            process.kill()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for process in self._processes:
-            process.close()
-            for path in self._measurer.run.folder.glob(f"trained/.*{process.pid}*"):
-                path.unlink(missing_ok=True)
-        self._folder.cleanup()
+        with unbroken():
+            for process in self._processes:
+                process.kill()
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            for process in self._processes:
+                process.close()
+                for path in self._measurer.run.folder.glob(f"trained/.*{process.pid}*"):
+                    path.unlink(missing_ok=True)
+            self._folder.cleanup()
 
     def _attempt(self, trial: Trial, number: int) -> Measurement:
         try:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from flexor_search.interrupts import orderly
 from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Run
 from flexor_search.tuning import SearchPlan, direct, search
 from flexor_search.tuning.flow import Flow, Stack
@@ -231,6 +232,28 @@ class Countable(FakeMeasurer):
     def attempt(self, trial, number):
         other = FakeMeasurer(self.run.folder / f"at-{number}", self._accuracy)
         return replace(other.measure(trial.candidate, trial.phase, trial.seed), number=number)
+
+
+def test_a_line_that_was_being_written_when_the_interruption_came_is_written_once(tmp_path, monkeypatch):
+    measurer = Countable(tmp_path, accuracy)
+    synced, fsync = [], os.fsync
+
+    def interrupted(descriptor):
+        fsync(descriptor)
+        synced.append(descriptor)
+        if len(synced) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    with contextlib.suppress(KeyboardInterrupt), orderly(), Flow(measurer, FakeTeam(measurer)) as flow:
+        for trial in trials(14, 8):
+            flow.begin(trial)
+        flow._begun[1].training.result()
+        flow._begun[0].training.result()
+        monkeypatch.setattr(os, "fsync", interrupted)
+        flow.end()
+        pytest.fail("it was not interrupted")
+    assert [m.number for m in measurer.run.measurements] == [0, 1]
+    assert Run.open(tmp_path).measurements == measurer.run.measurements
 
 
 @pytest.mark.parametrize("lost", [(), (7,), (8, 10)])
