@@ -100,11 +100,10 @@ class Flow:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is not None and self._team is not None:
-            with unbroken():
-                self._team.stop()
-                for begun in self._begun:
-                    if begun.training is not None and (found := begun.training.finished()) is not None:
-                        self._measurer.run.append(found)
+            self._team.stop()
+            for begun in self._begun:
+                if begun.training is not None and (found := begun.training.finished()) is not None:
+                    self._measurer.run.append(found)
 
 
 class Stack:
