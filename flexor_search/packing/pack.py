@@ -26,11 +26,15 @@ def pack(model: nn.Module, allocation: Allocation, model_name: str = "") -> Pack
         What the file will hold.
 
     Raises:
-        VerificationError: a value is not finite in the kept dtype.
+        VerificationError: a value is not finite in the kept dtype, or slices hold consecutive weights, as a study may
+            ask for and no file can.
     """
     layout = file_layout(allocation, model_name)
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     weights = flexor_weights(model)
+    for name, weight in weights.items():
+        if weight.slice_order != "planes":
+            raise VerificationError(f'packing: {name} has slice_order {weight.slice_order!r}; the format has "planes"')
     layers: list[PackedLayer] = []
     exact_values: dict[str, NDArray[np.float64]] = {}
     for layer, spec in zip(allocation.model.layers, allocation.specs, strict=True):

@@ -8,7 +8,7 @@ from torch import nn
 from flexor_search.errors import VerificationError
 from flexor_search.packing import from_bytes, pack, to_bytes
 from flexor_search.planning import KEPT, Allocation, LayerSpec, file_layout
-from flexor_search.quantization import describe, quantize_
+from flexor_search.quantization import describe, flexor_weights, quantize_
 
 from .models import as_trained, digits_case
 
@@ -95,3 +95,13 @@ def test_a_code_that_two_layers_share_is_stored_once():
     allocation = Allocation.of(describe(net), {}, default=LayerSpec(n_in=8))
     found = from_bytes(to_bytes(pack(quantize_(net, allocation), allocation), allocation))
     assert found.layers[0].codes[0] is found.layers[1].codes[0]
+
+
+def test_slices_of_consecutive_weights_are_refused():
+    layer = nn.Linear(40, 8)
+    allocation = Allocation.of(describe(layer), {}, default=LayerSpec(n_in=8, n_out=20))
+    quantize_(layer, allocation)
+    for weight in flexor_weights(layer).values():
+        weight.slice_order = "consecutive"
+    with pytest.raises(VerificationError, match="has slice_order 'consecutive'; the format has \"planes\""):
+        pack(layer, allocation)

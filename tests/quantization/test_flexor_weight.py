@@ -39,6 +39,20 @@ def test_row_r_of_slice_s_is_weight_r_times_slices_plus_s(n_inputs, n_outputs, s
         assert weight == scale[0, index // n_inputs].item() * (1 if bit else -1)
 
 
+@given(st.integers(1, 60), st.integers(1, 9), specs(max_planes=1))
+def test_consecutive_weights_share_a_slice_where_a_study_asks_for_it(n_inputs, n_outputs, spec):
+    layer = quantize_all(nn.Linear(n_inputs, n_outputs, bias=False), spec)
+    randomize(layer)
+    (weight,) = flexor_weights(layer).values()
+    weight.slice_order = "consecutive"
+    encrypted, scale = encrypted_and_scale(layer)
+    bits = (encrypted[0] >= 0).tolist()
+    for index, value in enumerate(layer.weight.flatten().tolist()):
+        s, row = divmod(index, spec.n_out)
+        bit = sum(bits[s][tap] for tap in spec.codes[0].taps[row]) % 2
+        assert value == scale[0, index // n_inputs].item() * (1 if bit else -1)
+
+
 @settings(max_examples=60)
 @given(layer_names, specs())
 def test_every_kind_of_layer_computes_with_the_decoded_weights(name, spec):

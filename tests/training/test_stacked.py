@@ -338,3 +338,21 @@ def test_what_can_be_stacked_has_no_reason_against_it(name):
 def test_one_seed_for_each_model():
     with pytest.raises(ValueError, match="one a model, got 1 and 2 for 2"):
         train_stacked([nn.Linear(6, 2) for _ in range(2)], one_point(), RECIPE, seeds=(0,))
+
+
+def test_slices_of_consecutive_weights_stack_with_their_like_and_answer_the_same():
+    models = []
+    for seed in range(3):
+        with seeded(seed):
+            model = conv_net()
+            quantize_(model, Allocation.of(describe(model), {}, default=LayerSpec(n_in=6, n_out=8)))
+        models.append(model.eval())
+    for weight in [w for model in models[:2] for w in flexor_weights(model).values()]:
+        weight.slice_order = "consecutive"
+    assert stackable_groups(models) == [[0, 1], [2]]
+    images, _ = digits().train.batch(slice(0, 8))
+    stack = Stack(models[:2])
+    stack.train(False)
+    with torch.no_grad():
+        together, alone = stack.logits(images, shared=True), torch.stack([model(images) for model in models[:2]])
+    assert torch.allclose(together, alone, atol=1e-5)
