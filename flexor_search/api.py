@@ -30,18 +30,18 @@ from flexor_search.tuning import (
     SharedStudy,
     SharedTeam,
     Silent,
+    choose_course,
     choose_team,
     closed_recipe,
     confirm,
     confirmation_seeds,
+    follow,
     join,
+    search_by,
     settle,
     summarize,
     time_plan,
     trials_ahead,
-)
-from flexor_search.tuning import (
-    search as direct_search,
 )
 from flexor_search.workloads import name_of
 
@@ -129,6 +129,10 @@ def _searched(
     confirmations = (len(budgets) * (FINALISTS + 1) + 1) * len(seeds)
     observer.message(_recipe_line(measurer.recipe, planned))
     phases = time_plan(measurer, space.dearest, trials, confirmations)
+    asked = SearchPlan(space, budgets, trials, question.seed, timeout, question.ahead)
+    course = choose_course(question.strategy, asked, question.trials, phases, measurer)
+    observer.message(course.why)
+    phases = course.phases
     for phase in phases:
         observer.message(
             f"{phase.name}: up to {phase.trainings} trainings of {phase.images} images x {phase.epochs} epochs, "
@@ -142,14 +146,13 @@ def _searched(
     complete, team = False, None
     try:
         seconds = sum(phase.seconds for phase in phases)
-        each = phases[0].seconds_each / (phases[0].images * phases[0].epochs)
+        course, scores = follow(course, measurer, observer)
         if study is not None:
             team = SharedTeam(study, measurer, space, question.ahead, observer)
         else:
-            team = choose_team(measurer, space.dearest, question.jobs, each, seconds, observer)
-        asked = SearchPlan(space, budgets, trials, question.seed, timeout, question.ahead)
-        direct_search(asked, measurer, observer, team)
-        confirm(space, budgets, measurer, seeds, observer, team)
+            team = choose_team(measurer, space.dearest, question.jobs, course.seconds_per_image, seconds, observer)
+        named = search_by(course, scores, measurer, observer, team)
+        confirm(space, budgets, measurer, seeds, observer, team, named=named)
         complete = True
     finally:
         if team is not None:

@@ -23,7 +23,7 @@ from flexor_search.errors import RunError, UsageError, nearest
 if TYPE_CHECKING:
     from flexor_search.runs import Run
 
-STRATEGIES = ("direct",)
+STRATEGIES = ("auto", "supernet", "direct")
 WORKLOADS = (
     "digits-convnet",
     "lenet5-fashion-mnist",
@@ -173,7 +173,11 @@ class Question:
     space: str = _key("", "Search space: a shipped name or a TOML file.", PLAN, complete="spaces")
     recipe: str = _key("", "TOML file of recipe fields.", SEARCH)
     strategy: str = _key(
-        "direct", "How allocations are found: direct.", SEARCH, check=_one_of(STRATEGIES), complete="strategies"
+        "auto",
+        "How allocations are found: supernet (one shared training tells of all), direct (every trial trains), or auto.",
+        SEARCH,
+        check=_one_of(STRATEGIES),
+        complete="strategies",
     )
     trials: int = _key(
         0, "Trainings of the search, baselines included; 0: workload's default.", RESUME, check=_not_negative

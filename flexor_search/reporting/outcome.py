@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from flexor_search.reporting import tables
+from flexor_search.reporting.sensitivity import shared_cost
 from flexor_search.reporting.tables import CHOSEN, FULL, UNIFORM
 from flexor_search.reporting.words import count, duration, escaped, in_points, known, listed, percent, size, verdict
 from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Run
@@ -97,7 +98,7 @@ def _trainings(run: Run) -> str:
     what = {SEARCH: "in the search", CONFIRM: "to confirm", STOPPED: "stopped early", FAILED: "failed"}
     parts = [f"{counts[name]} {words}" for name, words in what.items() if counts[name]]
     seconds = sum(m.train_seconds for m in made)
-    return f"{count(len(made), 'training')} ({', '.join(parts)}) that took {duration(seconds)}"
+    return f"{count(len(made), 'training')} ({', '.join(parts)}) that took {duration(seconds)}{shared_cost(run)}"
 
 
 def _state(run: Run, summary: dict[str, Any] | None) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from flexor_search.planning import LayerSpec
+from flexor_search.reporting.words import duration
 from flexor_search.runs import DONE, FULL_PRECISION, SEARCH, Run
 
 COLUMNS = ["layer", "rate", "loss", "error"]
@@ -37,6 +38,19 @@ def sensitivity(run: Run) -> tuple[str, pd.DataFrame]:
     """
     table = _told(run)
     return (TABLE, table) if len(table) else (FIT, fitted(run))
+
+
+def shared_cost(run: Run) -> str:
+    """What the shared network of a run took, in words that follow its trainings; "" where there was none."""
+    try:
+        body = json.loads((run.folder / "sensitivity.json").read_text(encoding="utf-8"))
+        network, scores = body["network"], len(body["scores"])
+        seconds = float(network["train_seconds"]) + float(network.get("score_seconds", 0.0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+    cost = network.get("training_equivalents")
+    told = f", as long as {cost:g} full trainings" if isinstance(cost, int | float) else ""
+    return f"; beside them a shared network, with the scores of {scores} allocations, took {duration(seconds)}{told}"
 
 
 def fitted(run: Run) -> pd.DataFrame:

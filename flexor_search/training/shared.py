@@ -136,7 +136,8 @@ class ProfileScorer:
 
     Args:
         model: the network, left in evaluation mode.
-        data: `validation` is scored, a few batches of `train` give batch-norm statistics.
+        data: `validation` is scored, as much of it as a gigabyte holds; a few batches of `train` give batch-norm
+            statistics.
         recipe: its batch size, precision and memory format.
         device: where to compute.
     """
@@ -150,8 +151,10 @@ class ProfileScorer:
         self._statistics = [b[0].to(device) for b in fixed.batches(recipe.batch_size)] if fixed is not None else []
         if len(self._statistics) > 1 and len(self._statistics[-1]) < len(self._statistics[0]):
             self._statistics.pop()  # a small batch would count as much as a whole one
-        self._images = [b[0].to(device) for b in data.validation.batches(EVALUATION_BATCH)]
-        self._labels = data.validation.labels.to(device)
+        image, _ = data.validation.batch(slice(0, 1))
+        scored = data.validation.take(max(EVALUATION_BATCH, _CACHE_BYTES // image.nbytes))
+        self._images = [b[0].to(device) for b in scored.batches(EVALUATION_BATCH)]
+        self._labels = scored.labels.to(device)
         self._kept: list[tuple[list[Tensor], list[Tensor]] | None] = [None] * len(self._parts)
         self._last: list[tuple[int, ...]] = []
 

@@ -25,6 +25,7 @@ from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer, Phase, Silent
 from flexor_search.tuning.shared_study import SharedStudy
 from flexor_search.tuning.shared_team import WORKERS_EXPECTED, SharedTeam, join, settle
+from flexor_search.tuning.strategy import Course, choose_course, follow, search_by
 from flexor_search.tuning.summary import copy_trained, packing_lines, packing_warnings, ship, summarize
 from flexor_search.tuning.team import MOST_STACKED, choose_team, stack_width, trials_ahead
 from flexor_search.tuning.time_plan import closed_recipe, time_plan
@@ -39,6 +40,7 @@ __all__ = [
     "WORKERS_EXPECTED",
     "AccuracyModel",
     "Candidate",
+    "Course",
     "Flow",
     "Group",
     "Measurer",
@@ -53,6 +55,7 @@ __all__ = [
     "Team",
     "allocation_of",
     "choose",
+    "choose_course",
     "choose_team",
     "closed_recipe",
     "confirm",
@@ -60,11 +63,13 @@ __all__ = [
     "copy_trained",
     "finalists",
     "fit_accuracy_model",
+    "follow",
     "groups",
     "join",
     "packing_lines",
     "packing_warnings",
     "search",
+    "search_by",
     "settle",
     "ship",
     "stack_width",

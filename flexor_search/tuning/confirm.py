@@ -6,7 +6,7 @@ uniform baseline takes part in the choice: if nothing beats it, it is what is sh
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, nearest_uniform
@@ -15,6 +15,9 @@ from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
 from flexor_search.tuning.trial import Candidate, Trial
+
+Finalists = Mapping[str, Sequence[Candidate]]
+"""Who trains in full, by the text of the budget."""
 
 FINALISTS = 2
 """Allocations that go on to confirmation for each budget, beside the uniform one."""
@@ -55,11 +58,24 @@ def confirm(
     seeds: Sequence[int],
     observer: Observer,
     team: Team | None = None,
+    *,
+    named: Finalists | None = None,
 ) -> None:
-    """Train the finalists of every budget and the full-precision model with every seed; what is known is looked up."""
+    """Train the finalists of every budget and the full-precision model with every seed; what is known is looked up.
+
+    Args:
+        space: the menus.
+        budgets: those asked for.
+        measurer: of the run.
+        seeds: of each finalist.
+        observer: is told of progress.
+        team: trains several at a time; None: one at a time.
+        named: the finalists; None: those that the measurements of the search say.
+    """
     candidates: dict[str, Candidate] = {}
     for budget in budgets:
-        for candidate in finalists(space, budget, measurer.run.measurements):
+        of_budget = named[budget.text] if named is not None else finalists(space, budget, measurer.run.measurements)
+        for candidate in of_budget:
             candidates.setdefault(candidate.allocation.digest, candidate)
     full = Candidate(full_precision(space.model), FULL_PRECISION)
     everything = [*candidates.values(), full]

@@ -246,15 +246,15 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequen
     for budget in _budgets_by_turn(plan, number):
         profile = proposed
         for _ in range(_MAX_MOVES):
-            allocation = _onto(space, profile, budget)
+            allocation = onto(space, profile, budget)
             if allocation.digest not in measured:
                 return Candidate(allocation, "proposed", budget.text)
-            profile = _moved(space, profile, random)
+            profile = moved(space, profile, random)
     # Where one layer holds most weights, few allocations use a budget up, and they run out: take ones that leave some.
     for _ in range(_MAX_MOVES):
         budget = plan.budgets[int(random.integers(len(plan.budgets)))]
         wished = tuple(int(random.integers(len(variable.menu))) for variable in space.variables)
-        most = space.profile(_onto(space, wished, budget))
+        most = space.profile(onto(space, wished, budget))
         allocation = space.allocation(tuple(int(random.integers(index + 1)) for index in most))
         if budget.fits(allocation, space.model_name) and allocation.digest not in measured:
             return Candidate(allocation, "proposed", budget.text)
@@ -298,12 +298,13 @@ def _budgets_by_turn(plan: SearchPlan, number: int) -> list[Budget]:
     return [first, *(budget for budget in [*smaller, *plan.budgets] if budget != first)]
 
 
-def _onto(space: SearchSpace, profile: Profile, budget: Budget) -> Allocation:
+def onto(space: SearchSpace, profile: Profile, budget: Budget) -> Allocation:
+    """The allocation of a profile, moved onto a budget."""
     rates = [spec_log_rate(variable.menu[index]) for variable, index in zip(space.variables, profile, strict=True)]
     return space.allocation(project_log_rates(space, rates, budget))
 
 
-def _moved(space: SearchSpace, profile: Profile, random: np.random.Generator) -> Profile:
+def moved(space: SearchSpace, profile: Profile, random: np.random.Generator) -> Profile:
     """One variable of the profile moved by up to a quarter of its menu."""
     variable = int(random.integers(len(profile)))
     reach = max(1, len(space.variables[variable].menu) // 4)

@@ -113,7 +113,7 @@ def test_interrupted_before_anything_was_measured(command, monkeypatch, tmp_path
     def interrupt(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "direct_search", interrupt)
+    monkeypatch.setattr(api, "follow", interrupt)
     ended = command(*QUESTION, "--out", "run")
     assert ended.code == 130
     assert "Traceback" not in ended.err

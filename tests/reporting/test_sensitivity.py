@@ -7,7 +7,7 @@ import random
 import pytest
 
 from flexor_search.planning import LayerSpec
-from flexor_search.reporting.sensitivity import FIT, TABLE, sensitivity
+from flexor_search.reporting.sensitivity import FIT, TABLE, sensitivity, shared_cost
 from flexor_search.reporting.sensitivity_bars import sensitivity as drawn
 
 from .made_run import made_run, measured
@@ -92,3 +92,16 @@ def test_a_table_that_cannot_be_read_gives_way_to_the_fit(tmp_path, text):
     run = searched(tmp_path)
     (tmp_path / "sensitivity.json").write_text(text)
     assert sensitivity(run)[0] == FIT
+
+
+def test_what_a_shared_network_took_is_told_beside_the_trainings(tmp_path):
+    run = searched(tmp_path, count=3)
+    assert shared_cost(run) == ""
+    network = {"train_seconds": 50.0, "score_seconds": 10.0, "training_equivalents": 1.4}
+    (run.folder / "sensitivity.json").write_text(json.dumps({"network": network, "scores": [{}, {}]}))
+    told = shared_cost(run)
+    assert "scores of 2 allocations" in told
+    assert "took 60 s, as long as 1.4 full trainings" in told
+    for broken in ("", "[]", "{}", '{"network": {"train_seconds": "x"}, "scores": []}'):
+        (run.folder / "sensitivity.json").write_text(broken)
+        assert shared_cost(run) == ""

@@ -1,0 +1,156 @@
+"""sensitivity.json: what the shared network of a run told, and the model of accuracy that was fitted to it.
+
+fingerprint   what the scores are of: the run's own, without what does not touch them
+network       how it was trained, and what that and the scoring cost
+failed        why there are no scores, "" where there are
+complete      whether all that was to be scored has been
+scores        one entry an allocation: its profile (menu indices), accuracy and loss on the validation split
+table         for each layer and rate what it is predicted to lose
+model         all else that was fitted
+
+Scores of the shared network are no trainings, so they are not in measurements.csv.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flexor_search.errors import RunError
+from flexor_search.files import write_json
+from flexor_search.planning import SearchSpace
+from flexor_search.planning.space import Profile
+
+FILE = "sensitivity.json"
+_APART = ("strategy", "format")
+"""Parts of a run's fingerprint that no score depends on."""
+
+
+class DamagedError(RunError):
+    """sensitivity.json cannot be read; all in it can be made again."""
+
+
+@dataclass(frozen=True)
+class SharedScore:
+    """What the shared network has for one allocation.
+
+    Attributes:
+        profile: its menu indices.
+        accuracy: on the validation split, 0 to 1.
+        loss: mean cross-entropy there.
+    """
+
+    profile: Profile
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The content of the file.
+
+    Attributes:
+        fingerprint: see `identity`.
+        network: how the shared network was trained: paths, epochs, images, train_seconds, score_seconds,
+            training_equivalents.
+        scores: in the order in which they were made.
+        complete: whether all that was to be scored has been.
+        failed: why there are none, "" where there are.
+        model: the fitted model, as plain data; {} before it is fitted.
+    """
+
+    fingerprint: dict[str, str]
+    network: dict[str, Any] = field(default_factory=dict)
+    scores: tuple[SharedScore, ...] = ()
+    complete: bool = False
+    failed: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
+
+    def adding(self, scores: Iterable[SharedScore], seconds: float) -> "Sensitivity":
+        """The same with more scores, which took so long."""
+        spent = round(self.network.get("score_seconds", 0.0) + seconds, 3)
+        return replace(self, scores=(*self.scores, *scores), network=self.network | {"score_seconds": spent})
+
+    def write(self, folder: Path) -> None:
+        """Write it into a run folder, whole or not at all.
+
+        Raises:
+            RunError: the folder is not writable or the disk is full.
+        """
+        model = dict(self.model)
+        body = {
+            "fingerprint": self.fingerprint,
+            "network": self.network,
+            "failed": self.failed,
+            "complete": self.complete,
+            "table": model.pop("sensitivities", []),
+            "model": model,
+            "scores": [
+                {"profile": list(s.profile), "val_accuracy": s.accuracy, "val_loss": s.loss} for s in self.scores
+            ],
+        }
+        write_json(folder / FILE, body)
+
+
+def identity(fingerprint: dict[str, str]) -> dict[str, str]:
+    """The part of a run's fingerprint that the scores depend on: model, data, space, recipe, seed, code."""
+    return {name: value for name, value in fingerprint.items() if name not in _APART}
+
+
+def read_sensitivity(folder: Path, space: SearchSpace, fingerprint: dict[str, str]) -> Sensitivity | None:
+    """Read the file of a run folder; None if there is none.
+
+    Args:
+        folder: of the run.
+        space: which the profiles must be of.
+        fingerprint: the run's.
+
+    Raises:
+        RunError: it is of another model, data, space, recipe, seed or code; what differs is named.
+        DamagedError: it is no such file, or was cut short.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        theirs = {str(name): str(value) for name, value in body["fingerprint"].items()}
+        scores = tuple(_score(entry, space) for entry in body["scores"]) if theirs == identity(fingerprint) else ()
+        found = Sensitivity(
+            theirs,
+            dict(body["network"]),
+            scores,
+            body["complete"] is True,
+            str(body["failed"]),
+            dict(body["model"]) | {"sensitivities": list(body["table"])},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+        raise DamagedError(f"{path} is damaged or cut short: {reason.splitlines()[0]}") from error
+    ours = identity(fingerprint)
+    differing = [
+        f"{name} (there {theirs.get(name, 'absent')}, here {ours.get(name, 'absent')})"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differing:
+        raise RunError(
+            f"{path} is of another search; what differs: {', '.join(differing)}. Delete it to train the shared network "
+            "again, or choose another --out"
+        )
+    return found
+
+
+def _score(body: Any, space: SearchSpace) -> SharedScore:
+    profile = tuple(body["profile"])
+    menus = [len(variable.menu) for variable in space.variables]
+    if len(profile) != len(menus) or not all(
+        type(index) is int and 0 <= index < count for index, count in zip(profile, menus, strict=True)
+    ):
+        raise ValueError(f"{list(profile)} is no profile of this space")
+    accuracy, loss = float(body["val_accuracy"]), float(body["val_loss"])
+    if not 0 <= accuracy <= 1 or not math.isfinite(loss):
+        raise ValueError(f"accuracy {accuracy} and loss {loss} are no score")
+    return SharedScore(profile, accuracy, loss)

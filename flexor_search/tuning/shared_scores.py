@@ -1,0 +1,228 @@
+"""Train a run's shared network, once, and score allocations on it; both go on where an interrupted call ended.
+
+What is scored: first what is known beforehand (single rates throughout, the rules of thumb at every size, one layer
+away from the others, and random allocations, half of them anywhere and half at the sizes that are asked for), then what
+a first model of accuracy proposes at each of these sizes. All of it is in sensitivity.json.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from flexor_search.files import write_error
+from flexor_search.planning import GAMMAS, Budget, SearchSpace, project_log_rates, size_rule
+from flexor_search.planning.space import Profile
+from flexor_search.runs import Run
+from flexor_search.runs.sensitivity import DamagedError, Sensitivity, SharedScore, identity, read_sensitivity
+from flexor_search.training import (
+    Checkpoint,
+    ProfileScorer,
+    SharedNetworkError,
+    check_learned,
+    seeded,
+    shared_model,
+    train_shared,
+)
+from flexor_search.training.checkpoint import read_checkpoint, write_checkpoint
+from flexor_search.tuning.accuracy_model import SHARED_LOSS, AccuracyModel, Observation, fit_accuracy_model
+from flexor_search.tuning.measurer import Measurer
+from flexor_search.tuning.observer import Observer
+
+PATHS = "random"
+SCORES = 240
+"""Allocations scored before the model proposes any; a space with no more is scored whole."""
+DRAWS = 6
+"""Proposals at each size: the model's best, then the best of models drawn from what it is unsure of."""
+_SAVE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class SharedPlan:
+    """What is to be scored.
+
+    Attributes:
+        space: the menus.
+        budgets: those asked for and the smaller ones, the sizes that matter.
+        seed: of the network and of random allocations.
+        seconds_per_image: of a plain training, for what it all cost in such trainings.
+        deadline: time.monotonic() after which no more is scored.
+    """
+
+    space: SearchSpace
+    budgets: tuple[Budget, ...]
+    seed: int
+    seconds_per_image: float
+    deadline: float = math.inf
+
+
+def shared_scores(plan: SharedPlan, measurer: Measurer, observer: Observer) -> Sensitivity:
+    """The scores of a run, looked up or made.
+
+    Raises:
+        SharedNetworkError: the network did not learn, now or in an earlier call.
+        RunError: sensitivity.json is of another search, or the run folder cannot be written.
+    """
+    run = measurer.run
+    try:
+        known = read_sensitivity(run.folder, plan.space, run.fingerprint)
+    except DamagedError as error:
+        observer.message(f"{error}; it is made again, for which the shared network is trained once more")
+        known = None
+    if known is not None and known.failed:
+        raise SharedNetworkError(known.failed)
+    if known is not None and known.complete:
+        observer.message(f"{len(known.scores)} allocations are scored already; no shared network is trained")
+        return known
+    try:
+        model, found = _trained(plan, measurer, observer, known)
+        found = _scored(plan, measurer, observer, model, found)
+    except SharedNetworkError as error:
+        Sensitivity(identity(run.fingerprint), failed=str(error)).write(run.folder)
+        raise
+    for path in unfinished_files(measurer.run):
+        path.unlink(missing_ok=True)
+    return found
+
+
+def observations(space: SearchSpace, found: Sensitivity) -> list[Observation]:
+    """The scores as the model of accuracy takes them: the loss, which says more than the accuracy does."""
+    return [Observation(space.allocation(score.profile), -score.loss, SHARED_LOSS) for score in found.scores]
+
+
+def first_profiles(plan: SharedPlan, count: int = SCORES) -> list[Profile]:
+    """What is scored before any model: all of a small space, else so many, each once."""
+    space, menus = plan.space, [len(variable.menu) for variable in plan.space.variables]
+    if space.size <= count:
+        return [tuple(int(i) for i in np.unravel_index(number, menus)) for number in range(space.size)]
+    ends = tuple(size - 1 for size in menus)
+    levels = max(menus)
+    found = [ends] + [tuple(round(level * end / (levels - 1)) for end in ends) for level in range(levels)]
+    rules = [space.profile(size_rule(space, budget, gamma)) for budget in plan.budgets for gamma in GAMMAS]
+    alone = [(*ends[:v], 0, *ends[v + 1 :]) for v in range(len(ends))]
+    found = list(dict.fromkeys([*found, *rules, *alone]))[: count * 2 // 3]
+    random, seen = np.random.Generator(np.random.PCG64([plan.seed, 7])), set(found)
+    for number in range(20 * count):
+        if len(found) >= count:
+            break
+        profile = tuple(int(random.integers(size)) for size in menus)
+        if number % 2:
+            wishes = [float(random.normal(0, 1)) for _ in menus]
+            profile = project_log_rates(space, wishes, plan.budgets[number // 2 % len(plan.budgets)])
+        if profile not in seen:
+            seen.add(profile)
+            found.append(profile)
+    return found
+
+
+def proposed_profiles(plan: SharedPlan, model: AccuracyModel) -> list[Profile]:
+    """What a model finds best at each size, and may find best."""
+    found = []
+    for place, budget in enumerate(plan.budgets):
+        for draw in range(DRAWS):
+            drawn = model if draw == 0 else model.draw((plan.seed * 1009 + place) * DRAWS + draw)
+            found.append(plan.space.profile(drawn.best_under(budget)))
+    return list(dict.fromkeys(found))
+
+
+def _trained(
+    plan: SharedPlan, measurer: Measurer, observer: Observer, known: Sensitivity | None
+) -> tuple[nn.Module, Sensitivity]:
+    checkpoint, weights = unfinished_files(measurer.run)
+    recipe, data, fingerprint = measurer.recipe, measurer.data, identity(measurer.run.fingerprint)
+    with seeded(plan.seed):
+        model = shared_model(measurer.build(), plan.space, recipe)
+    if known is not None and weights.exists():
+        try:
+            tensors, about = read_checkpoint(weights)
+            if about == fingerprint:
+                model.load_state_dict(tensors)
+                observer.message(f"the shared network is trained; {len(known.scores)} allocations are scored already")
+                return model, known
+        except Exception as error:  # there is no end to what a damaged file can raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            observer.message(f"{weights} cannot be used ({reason}); the shared network is trained again")
+    observer.begin("the shared network")
+    result = train_shared(
+        *(model, plan.space, data, recipe),
+        seed=plan.seed,
+        device=measurer.device,
+        paths=PATHS,
+        checkpoint=Checkpoint(checkpoint, measurer.checkpoint_seconds, fingerprint, measurer.tell),
+    )
+    network = {"paths": PATHS, "epochs": recipe.epochs, "images": len(data.train)}
+    found = Sensitivity(fingerprint, network | {"train_seconds": round(result.train_seconds, 3)})
+    try:
+        write_checkpoint(weights, model.state_dict(), fingerprint)  # type: ignore[arg-type]
+    except OSError as error:
+        raise write_error(weights, error) from error
+    found.write(measurer.run.folder)
+    return model, found
+
+
+def _scored(
+    plan: SharedPlan, measurer: Measurer, observer: Observer, model: nn.Module, found: Sensitivity
+) -> Sensitivity:
+    scorer = ProfileScorer(model, measurer.data, measurer.recipe, measurer.device)
+    ends = tuple(len(variable.menu) - 1 for variable in plan.space.variables)
+    check_learned(scorer(ends), measurer.data)
+    scoring = _Scoring(plan, measurer, observer, scorer)
+    found = scoring.add(found, first_profiles(plan))
+    if plan.space.size > SCORES:
+        fitted = fit_accuracy_model(plan.space, observations(plan.space, found))
+        found = scoring.add(found, proposed_profiles(plan, fitted))
+    spent = found.network["train_seconds"] + found.network.get("score_seconds", 0.0)
+    plain = plan.seconds_per_image * len(measurer.data.train) * measurer.recipe.epochs
+    network = found.network | {"training_equivalents": round(spent / max(plain, 1e-9), 2)}
+    found = replace(found, complete=True, network=network)
+    found.write(measurer.run.folder)
+    observer.message(
+        f"shared network: trained in {network['train_seconds']:.0f} s, {len(found.scores)} allocations scored in "
+        f"{network.get('score_seconds', 0.0):.0f} s, in all the cost of {network['training_equivalents']:g} trainings"
+    )
+    return found
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    plan: SharedPlan
+    measurer: Measurer
+    observer: Observer
+    scorer: ProfileScorer
+
+    def add(self, found: Sensitivity, profiles: Sequence[Profile]) -> Sensitivity:
+        """Score what is not known, in the order that is fastest, and write it down every few seconds."""
+        known = {score.profile for score in found.scores}
+        todo = sorted(set(profiles) - known)
+        made: list[SharedScore] = []
+        last = time.monotonic()
+        try:
+            for number, profile in enumerate(todo):
+                if time.monotonic() > self.plan.deadline:
+                    self.observer.message(f"the time for scoring is up after {number} of {len(todo)} allocations")
+                    break
+                self.observer.begin(f"scoring allocation {len(known) + number + 1} on the shared network")
+                score = self.scorer(profile)
+                if math.isfinite(score.loss):
+                    made.append(SharedScore(profile, score.accuracy, score.loss))
+                if time.monotonic() - last > _SAVE_SECONDS:
+                    found = self._saved(found, made, time.monotonic() - last)
+                    made, last = [], time.monotonic()
+        finally:
+            found = self._saved(found, made, time.monotonic() - last)
+        return found
+
+    def _saved(self, found: Sensitivity, made: list[SharedScore], seconds: float) -> Sensitivity:
+        found = found.adding(made, seconds)
+        found.write(self.measurer.run.folder)
+        return found
+
+
+def unfinished_files(run: Run) -> tuple[Path, Path]:
+    """The checkpoint of the network's training, and its weights once it is trained."""
+    folder = run.folder / "trained"
+    return folder / "unfinished-shared.safetensors", folder / "unfinished-shared-weights.safetensors"

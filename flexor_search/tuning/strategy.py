@@ -1,0 +1,161 @@
+"""Which strategy finds the allocations: chosen by what the workload costs, told in one line, the same after a break."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+
+from flexor_search.planning import GAMMAS
+from flexor_search.quantization import why_not_shared
+from flexor_search.runs import SEARCH
+from flexor_search.runs.sensitivity import FILE, Sensitivity
+from flexor_search.training import SharedNetworkError
+from flexor_search.tuning.confirm import FINALISTS, Finalists
+from flexor_search.tuning.direct import SearchPlan, search
+from flexor_search.tuning.flow import Team
+from flexor_search.tuning.measurer import Measurer, alone
+from flexor_search.tuning.observer import Observer, Phase
+from flexor_search.tuning.shared_scores import SharedPlan, shared_scores, unfinished_files
+from flexor_search.tuning.supernet_strategy import TRIALS, sizes, supernet_search
+from flexor_search.workloads import NO_OWN
+
+AUTO, SUPERNET, DIRECT = "auto", "supernet", "direct"
+SHARED_PHASE = "shared network"
+_COST = 1.5
+"""What a shared network costs, in full trainings, with its scoring."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """The strategy that was chosen.
+
+    Attributes:
+        name: "supernet" or "direct".
+        why: in one line.
+        plan: what to do; its trials are the strategy's own where none were asked for.
+        phases: the time plan.
+    """
+
+    name: str
+    why: str
+    plan: SearchPlan
+    phases: tuple[Phase, ...]
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Of training, one at a time."""
+        search_phase = next(phase for phase in self.phases if phase.name == SEARCH)
+        return search_phase.seconds_each / max(1, search_phase.images * search_phase.epochs)
+
+
+def choose_course(
+    asked: str, plan: SearchPlan, trials_asked: int, phases: Sequence[Phase], measurer: Measurer
+) -> Course:
+    """Choose a strategy.
+
+    Args:
+        asked: "auto", "supernet" or "direct".
+        plan: as the direct strategy would do it.
+        trials_asked: by the user; 0: none, so that each strategy takes its own number.
+        phases: the time plan of the direct strategy: search, then confirmation.
+        measurer: its run tells what an interrupted call chose.
+    """
+    search_phase, confirm_phase = phases
+    each = search_phase.seconds_each / max(1, search_phase.images * search_phase.epochs)
+    full_seconds = each * confirm_phase.images * confirm_phase.epochs
+    name, why = _choice(asked, plan, search_phase, _COST * full_seconds, measurer)
+    if name == DIRECT:
+        return Course(name, f"strategy direct: {why}", plan, tuple(phases))
+    plan = replace(plan, trials=trials_asked or min(TRIALS, plan.trials))
+    shared = Phase(SHARED_PHASE, 1, confirm_phase.images, confirm_phase.epochs, _COST * full_seconds)
+    confirm_phase = replace(confirm_phase, trainings=_confirmations(plan, confirm_phase))
+    known = (shared,) if not (measurer.run.folder / FILE).exists() else ()
+    return Course(
+        name,
+        f"strategy supernet: {why}",
+        plan,
+        (*known, replace(search_phase, trainings=plan.trials), confirm_phase),
+    )
+
+
+def follow(course: Course, measurer: Measurer, observer: Observer) -> tuple[Course, Sensitivity | None]:
+    """Do what the course needs before any trial: the shared network, where it has one.
+
+    Returns:
+        The course, shorter by the time that took, and the scores; a network that does not learn is told, and the course
+        is the direct one then.
+    """
+    if course.name == DIRECT:
+        return course, None
+    plan, started = course.plan, monotonic()
+    if SHARED_PHASE in [phase.name for phase in course.phases]:
+        observer.phase(SHARED_PHASE, 1)
+    asked = SharedPlan(plan.space, sizes(plan), plan.seed, course.seconds_per_image, started + plan.timeout_seconds)
+    try:
+        found = shared_scores(asked, measurer, observer)
+    except SharedNetworkError as error:
+        observer.message(f"{error}; going on with the direct strategy")
+        return replace(course, name=DIRECT), None
+    left = max(0.0, plan.timeout_seconds - (monotonic() - started))
+    return replace(course, plan=replace(plan, timeout_seconds=left)), found
+
+
+def search_by(
+    course: Course, found: Sensitivity | None, measurer: Measurer, observer: Observer, team: Team | None = None
+) -> Finalists | None:
+    """The trials of a course.
+
+    Returns:
+        The finalists that it names, None where they follow from the measurements.
+    """
+    if found is None:
+        search(course.plan, measurer, observer, team)
+        return None
+    return supernet_search(course.plan, found, measurer, observer, team)
+
+
+def _choice(
+    asked: str, plan: SearchPlan, search_phase: Phase, shared_seconds: float, measurer: Measurer
+) -> tuple[str, str]:
+    space, run = plan.space, measurer.run
+    if asked == DIRECT:
+        return DIRECT, "as asked"
+    if reason := why_not_shared(space) or _not_ours(measurer):
+        return DIRECT, reason
+    if asked == SUPERNET:
+        return SUPERNET, "as asked"
+    if (run.folder / FILE).exists() or unfinished_files(run)[0].exists():
+        return SUPERNET, "as this run was begun"
+    if any(m.phase == SEARCH for m in run.measurements):
+        return DIRECT, "as this run was begun"
+    if len(space.variables) == 1:
+        return DIRECT, "there is a single choice, whose rates are trained one by one"
+    if space.size <= plan.trials:
+        return DIRECT, f"all {space.size} allocations can be trained"
+    cost, budgeted = shared_seconds, min(search_phase.seconds, plan.timeout_seconds)
+    if cost > 0.8 * budgeted:
+        return DIRECT, (
+            f"a shared network would take about {cost:.0f} s of the {budgeted:.0f} s that the search has; "
+            "--timeout and --trials give it more"
+        )
+    return SUPERNET, (
+        f"one shared training of about {cost:.0f} s, the cost of {cost / search_phase.seconds_each:.1f} of "
+        f"{search_phase.trainings} trials, tells of all {space.size:,} allocations of {len(space.variables)} choices"
+    )
+
+
+def _confirmations(plan: SearchPlan, direct: Phase) -> int:
+    """Confirming trainings, rules of thumb that win over the model of several budgets not counted."""
+    seeds = direct.trainings // (len(plan.budgets) * (FINALISTS + 1) + 1)
+    each = 2 + len(GAMMAS) if len(plan.budgets) == 1 else 2
+    return seeds * (len(plan.budgets) * each + 1)
+
+
+def _not_ours(measurer: Measurer) -> str:
+    """Why a shared network cannot be trained and scored as the trials are, "" if it can."""
+    if measurer.agree is not alone:
+        return "workers that share a storage train trials side by side, and a shared network is trained by one"
+    if measurer.own != NO_OWN:
+        return "a training loop or a metric of one's own knows no shared network"
+    if measurer.data.train.labels.is_floating_point():
+        return "a shared network is scored by its share of right classes, and the targets are floats"
+    return ""

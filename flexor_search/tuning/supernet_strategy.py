@@ -1,0 +1,165 @@
+"""The supernet strategy: one shared training tells what every layer's rate is worth, and few trainings check it.
+
+A model of accuracy is fitted to the scores of the shared network (shared_scores.py), and once there are enough also to
+the trainings of the search: the uniform allocation and the rules of thumb of each budget, and what the model itself
+finds best there. Finalists are chosen by what the model predicts, never by the luckiest score; the uniform allocation
+is always one of them, and so are the rules of thumb, all of them for one budget, and for several budgets the one
+predicted best where it is predicted better than the model's own.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from flexor_search.planning import GAMMAS, Allocation, Budget, nearest_uniform, size_rule
+from flexor_search.runs import DONE, SEARCH, Measurement
+from flexor_search.runs.sensitivity import Sensitivity
+from flexor_search.tuning.accuracy_model import TRAINED, AccuracyModel, Observation, fit_accuracy_model
+from flexor_search.tuning.confirm import Finalists, allocation_of
+from flexor_search.tuning.direct import SearchPlan, best_so_far, ladder, moved, onto
+from flexor_search.tuning.flow import Flow, Team
+from flexor_search.tuning.measurer import Measurer
+from flexor_search.tuning.observer import Observer
+from flexor_search.tuning.optuna_backend import StudyRecord
+from flexor_search.tuning.shared_scores import observations
+from flexor_search.tuning.trial import Candidate, Trial
+
+TRIALS = 16
+"""Trainings of the search, where none are asked for, however many budgets there are."""
+ENOUGH_TRAINED = 5
+"""Trainings for each choice, from which on they have a say in who is a finalist. Fewer move a fit to hundreds of scores
+mostly by their noise; they are for the front, and for the table of what each layer loses."""
+
+
+def sizes(plan: SearchPlan) -> tuple[Budget, ...]:
+    """The budgets asked for, then the smaller ones that the search covers too."""
+    return (*plan.budgets, *ladder(plan.space, plan.budgets))
+
+
+def supernet_search(
+    plan: SearchPlan, found: Sensitivity, measurer: Measurer, observer: Observer, team: Team | None = None
+) -> Finalists:
+    """Train what the scores propose, refit, and name the finalists of each budget.
+
+    Everything is looked up in the run first, so calling this again continues where an earlier call ended.
+
+    Args:
+        plan: what to do; `trials` trainings in all.
+        found: the scores.
+        measurer: of the run.
+        observer: is told of progress.
+        team: trains several at a time; None: one at a time.
+
+    Returns:
+        The finalists of each budget asked for, by its text.
+    """
+    scored = observations(plan.space, found)
+    model = fit_accuracy_model(plan.space, scored)
+    observer.phase(SEARCH, plan.trials)
+    record, started = StudyRecord(measurer.run, plan.space), time.monotonic()
+    done: list[Measurement] = []
+
+    def end() -> None:
+        measurement, is_new = flow.end()
+        done.append(measurement)
+        if is_new:
+            record.add(measurement)
+        observer.measured(measurement, best_so_far(plan.budgets[0], plan.space, done))
+
+    begun = 0
+    with Flow(measurer, team) as flow:
+        for candidate in candidates(plan, model):
+            if begun == plan.trials:
+                break
+            if begun and time.monotonic() - started > plan.timeout_seconds:
+                observer.message(f"the time for the search is up after {begun} of {plan.trials} trials")
+                break
+            while len(flow) >= flow.width:
+                end()
+            observer.begin(f"{candidate.kind} at {candidate.allocation.bits_per_weight:g} bits per weight")
+            flow.begin(Trial(candidate, SEARCH, plan.seed))
+            begun += 1
+        while flow:
+            end()
+    trained = _trained(plan, measurer)
+    both = fit_accuracy_model(plan.space, [*scored, *trained])
+    replace(found, model=both.to_json()).write(measurer.run.folder)
+    for doubt in both.doubts()[:2]:
+        observer.message(f"the model of accuracy: {doubt}")
+    if len(trained) >= ENOUGH_TRAINED * len(plan.space.variables):
+        model = both
+    return {budget.text: finalists(plan, model, budget) for budget in plan.budgets}
+
+
+def candidates(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
+    """What the search trains, most needed first, each allocation once; never the same without end."""
+    seen: set[str] = set()
+    for candidate in _ordered(plan, model):
+        if candidate.allocation.digest not in seen:
+            seen.add(candidate.allocation.digest)
+            yield candidate
+
+
+def finalists(plan: SearchPlan, model: AccuracyModel, budget: Budget) -> list[Candidate]:
+    """Who trains in full for a budget: uniform, the model's best, rules of thumb where they may win."""
+    chosen = [*_uniform(plan, budget), _best(plan, model, budget)]
+    rules = [_rule(plan, budget, gamma) for gamma in GAMMAS]
+    if len(plan.budgets) > 1:
+        predicted = model.predict([chosen[-1].allocation, *(rule.allocation for rule in rules)])[0]
+        better = [(value, rule) for value, rule in zip(predicted[1:], rules, strict=True) if value > predicted[0]]
+        rules = [max(better, key=lambda pair: pair[0])[1]] if better else []
+    unique: dict[str, Candidate] = {}
+    for candidate in [*chosen, *rules]:
+        unique.setdefault(candidate.allocation.digest, candidate)
+    return list(unique.values())
+
+
+def _ordered(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
+    smaller = ladder(plan.space, plan.budgets)
+    for budget in plan.budgets:
+        yield from _uniform(plan, budget)
+        yield _best(plan, model, budget)
+    if len(plan.budgets) == 1:
+        for gamma in GAMMAS:
+            yield _rule(plan, plan.budgets[0], gamma)
+    for budget in smaller:
+        yield _best(plan, model, budget)
+    for budget in smaller:
+        yield from _uniform(plan, budget)
+    # More than that is for those who ask for it: what may well be best, and what lies near it.
+    random = np.random.Generator(np.random.PCG64([plan.seed, 11]))
+    for draw in range(20 * plan.trials):
+        budget = plan.budgets[draw % len(plan.budgets)]
+        allocation = model.draw(plan.seed * 100_003 + draw).best_under(budget)
+        yield Candidate(allocation, "proposed", budget.text)
+        yield Candidate(
+            onto(plan.space, moved(plan.space, plan.space.profile(allocation), random), budget), "proposed", budget.text
+        )
+
+
+def _trained(plan: SearchPlan, measurer: Measurer) -> list[Observation]:
+    """The finished trainings of the search, of allocations that the model can tell apart."""
+    latest = {m.key: m for m in measurer.run.measurements if m.phase == SEARCH and m.state == DONE}
+    found = []
+    for measurement in latest.values():
+        allocation = allocation_of(plan.space, measurement)
+        in_menu = plan.space.allocation(plan.space.profile(allocation)) == allocation
+        if in_menu and math.isfinite(measurement.val_accuracy):
+            found.append(Observation(allocation, measurement.val_accuracy, TRAINED))
+    return found
+
+
+def _best(plan: SearchPlan, model: AccuracyModel, budget: Budget) -> Candidate:
+    return Candidate(model.best_under(budget), "proposed", budget.text)
+
+
+def _uniform(plan: SearchPlan, budget: Budget) -> list[Candidate]:
+    allocation: Allocation | None = nearest_uniform(plan.space, budget)
+    return [Candidate(allocation, "uniform", budget.text)] if allocation is not None else []
+
+
+def _rule(plan: SearchPlan, budget: Budget, gamma: float) -> Candidate:
+    return Candidate(size_rule(plan.space, budget, gamma), f"size rule {gamma:g}", budget.text)

@@ -1,0 +1,303 @@
+"""The supernet strategy: one shared training answers every budget, whatever interrupts it, and says when it cannot."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from flexor_search.planning import GAMMAS, nearest_uniform, size_rule
+from flexor_search.runs import CONFIRM, SEARCH
+from flexor_search.runs.sensitivity import FILE, Sensitivity, SharedScore, read_sensitivity
+from flexor_search.training import SharedNetworkError
+from flexor_search.tuning import SearchPlan, choose, confirm, shared_scores, strategy
+from flexor_search.tuning.accuracy_model import fit_accuracy_model
+from flexor_search.tuning.direct import ladder
+from flexor_search.tuning.observer import Phase
+from flexor_search.tuning.shared_scores import SharedPlan, first_profiles, observations
+from flexor_search.tuning.strategy import choose_course, follow, search_by
+from flexor_search.tuning.supernet_strategy import TRIALS, candidates, finalists, sizes, supernet_search
+
+from .models import RECIPE, FakeMeasurer, Recorder, budgets, measurer_in, space_of
+
+SPACE = space_of(default={"rates": ["4/20", "8/20", "12/20", "16/20", "20/20"]})
+BUDGET = budgets("0.6bpw")
+SEVERAL = budgets("0.3bpw,0.42bpw,0.6bpw,0.8bpw,1.0bpw")
+LEARNS = replace(RECIPE, epochs=10)
+PHASES = (Phase(SEARCH, 40, 200, 1, 1.0), Phase(CONFIRM, 12, 200, 2, 2.0))
+
+
+def plan_for(space=SPACE, asked=BUDGET, trials=8):
+    return SearchPlan(space, asked, trials, seed=0, timeout_seconds=1e9)
+
+
+def course_for(measurer, asked="supernet", plan=None, trials_asked=8):
+    return choose_course(asked, plan or plan_for(), trials_asked, PHASES, measurer)
+
+
+def made_scores(space, loss, fingerprint=None):
+    """As if a shared network had given every allocation this loss."""
+    plan = SharedPlan(space, budgets("0.5bpw"), 0, 1.0)
+    scores = tuple(SharedScore(p, 0.9, loss(space.allocation(p))) for p in first_profiles(plan))
+    return Sensitivity(fingerprint or {"seed": "0"}, {"train_seconds": 1.0}, scores, complete=True)
+
+
+def many_layers():
+    widths = (40, 40, 100, 60, 200, 40, 80, 40, 20)
+    return nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise(widths)))
+
+
+def worth(allocation):
+    """Early layers matter most: a made truth that no rule of thumb knows."""
+    named = [spec for spec in allocation.specs if not spec.is_kept]
+    return sum(math.log(spec.rate) / (i + 1) for i, spec in enumerate(named))
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A whole route up to the finalists, on few digits."""
+    torch.set_num_threads(1)
+    measurer, observer = measurer_in(tmp_path_factory.mktemp("run") / "x", recipe=LEARNS), Recorder()
+    course, found = follow(course_for(measurer), measurer, observer)
+    named = search_by(course, found, measurer, observer)
+    return measurer, observer, course, named
+
+
+def test_one_shared_training_leads_to_finalists_that_fit(searched):
+    measurer, observer, course, named = searched
+    (chosen,) = named.values()
+    assert all(BUDGET[0].fits(candidate.allocation) for candidate in chosen)
+    assert chosen[0].kind == "uniform"
+    digests = {candidate.allocation.digest for candidate in chosen}
+    for gamma in GAMMAS:
+        assert size_rule(SPACE, BUDGET[0], gamma).digest in digests
+    assert len(measurer.run.measurements) == course.plan.trials == 8
+    assert {m.phase for m in measurer.run.measurements} == {SEARCH}
+    told = read_sensitivity(measurer.run.folder, SPACE, measurer.run.fingerprint)
+    assert len(told.scores) == SPACE.size == 25
+    assert told.network["training_equivalents"] > 0
+    rows = told.model["sensitivities"]
+    assert {(row["layer"], row["label"]) for row in rows} == {
+        (variable.name, spec.label) for variable in SPACE.variables for spec in variable.menu
+    }
+    assert not list((measurer.run.folder / "trained").glob("unfinished-*"))
+    assert any("scored in" in text for (text,) in observer.of("message"))
+
+
+def test_a_later_budget_is_answered_without_the_shared_network(searched, monkeypatch):
+    measurer = searched[0]
+    monkeypatch.setattr(shared_scores, "train_shared", None)
+    observer, plan = Recorder(), plan_for(asked=budgets("0.4bpw"))
+    course = course_for(measurer, "auto", plan)
+    assert "as this run was begun" in course.why
+    before = len(measurer.run.measurements)
+    course, found = follow(course, measurer, observer)
+    named = search_by(course, found, measurer, observer)
+    assert all(budgets("0.4bpw")[0].fits(candidate.allocation) for candidate in named["0.4bpw"])
+    assert len(measurer.run.measurements) <= before + 8
+    again = len(measurer.run.measurements)
+    search_by(course, found, measurer, observer)
+    assert len(measurer.run.measurements) == again  # all of it is looked up
+
+
+def test_a_run_cut_off_while_scoring_trains_no_second_network(tmp_path, monkeypatch):
+    whole, cut = (measurer_in(tmp_path / name, recipe=LEARNS) for name in ("whole", "cut"))
+    expected = follow(course_for(whole), whole, Recorder())[1]
+    calls = []
+
+    class Cut(shared_scores.ProfileScorer):
+        def __call__(self, profile):
+            calls.append(profile)
+            if len(calls) == 9:
+                raise KeyboardInterrupt
+            return super().__call__(profile)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_scores, "ProfileScorer", Cut)
+        with pytest.raises(KeyboardInterrupt):
+            follow(course_for(cut), cut, Recorder())
+    kept = read_sensitivity(cut.run.folder, SPACE, cut.run.fingerprint)
+    assert len(kept.scores) == 7  # one of the calls before was the check of the largest
+    assert not kept.complete
+    monkeypatch.setattr(shared_scores, "train_shared", None)
+    observer = Recorder()
+    found = follow(course_for(cut), cut, observer)[1]
+    assert {s.profile: s for s in found.scores} == {s.profile: s for s in expected.scores}
+    assert any("7 allocations are scored already" in text for (text,) in observer.of("message"))
+
+
+def test_a_run_cut_off_while_training_goes_on(tmp_path, monkeypatch):
+    from flexor_search.training import checkpoint
+
+    monkeypatch.setattr(shared_scores, "check_learned", lambda *_: None)
+    whole, cut = (replace(measurer_in(tmp_path / name), checkpoint_seconds=0.0) for name in ("whole", "cut"))
+    expected = follow(course_for(whole), whole, Recorder())[1]
+    write, count = checkpoint.write_atomically, []
+
+    def counted(*args):
+        write(*args)
+        count.append(1)
+        if len(count) == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomically", counted)
+        with pytest.raises(KeyboardInterrupt):
+            follow(course_for(cut), cut, Recorder())
+    told = []
+    found = follow(course_for(cut), replace(cut, tell=told.append), Recorder())[1]
+    assert "goes on from there" in told[0]
+    assert found.scores == expected.scores
+
+
+def test_a_damaged_file_is_made_again_and_that_is_told(tmp_path, searched):
+    measurer, observer = measurer_in(tmp_path / "x", recipe=LEARNS), Recorder()
+    text = (searched[0].run.folder / FILE).read_text()
+    (measurer.run.folder / FILE).write_text(text[: len(text) // 2])
+    found = follow(course_for(measurer), measurer, observer)[1]
+    assert found.complete
+    assert any("cut short" in text and "trained once more" in text for (text,) in observer.of("message"))
+
+
+def test_a_network_that_diverges_falls_back_to_direct_once_and_for_all(tmp_path, monkeypatch):
+    recipe = replace(RECIPE, learning_rate=1e30, schedule="constant", warmup=0.0)
+    measurer = measurer_in(tmp_path / "x", recipe=recipe)
+    for attempt in range(2):
+        observer = Recorder()
+        course, found = follow(course_for(measurer), measurer, observer)
+        assert (course.name, found) == ("direct", None)
+        ((text,),) = observer.of("message")
+        assert "does not learn" in text
+        assert "going on with the direct strategy" in text
+        if attempt == 0:
+            monkeypatch.setattr(shared_scores, "train_shared", None)  # it is known by now
+
+
+def test_a_network_at_chance_level_falls_back_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_scores, "check_learned", lambda *_: (_ for _ in ()).throw(SharedNetworkError("chance")))
+    measurer, observer = measurer_in(tmp_path / "x"), Recorder()
+    course, found = follow(course_for(measurer), measurer, observer)
+    assert (course.name, found) == ("direct", None)
+    assert observer.of("message") == [("chance; going on with the direct strategy",)]
+
+
+CHOICES = {
+    "as asked": ("direct", SPACE, 8, "direct", "as asked"),
+    "pays": ("auto", space_of(), 40, "supernet", "one shared training of about 3 s"),
+    "few allocations": ("auto", SPACE, 40, "direct", "all 25 allocations can be trained"),
+    "one entry": ("supernet", space_of(default={"rates": ["8/20"]}), 40, "direct", "one entry"),
+    "one entry, auto": ("auto", space_of(default={"rates": ["8/20"]}), 40, "direct", "one entry"),
+    "one choice": ("auto", space_of(tie=[{"match": "*"}]), 4, "direct", "a single choice"),
+    "dear": ("auto", space_of(), 3, "direct", "3 s of the 3 s"),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_auto_chooses_by_what_the_workload_costs_and_says_why(tmp_path, name):
+    asked, space, trials, expected, why = CHOICES[name]
+    phases = (replace(PHASES[0], trainings=trials), PHASES[1])
+    course = choose_course(asked, plan_for(space, trials=trials), 0, phases, measurer_in(tmp_path / "x"))
+    assert course.name == expected
+    assert why in course.why
+    assert "\n" not in course.why
+    assert course.plan.trials == (min(TRIALS, trials) if expected == "supernet" else trials)
+
+
+def test_what_a_run_was_begun_with_stays(tmp_path, searched):
+    measurer = measurer_in(tmp_path / "x")
+    measurer.run.append(searched[0].run.measurements[0])
+    course = choose_course("auto", plan_for(space_of()), 0, PHASES, measurer)
+    assert (course.name, "as this run was begun" in course.why) == ("direct", True)
+
+
+def test_one_layer_can_be_asked_for(tmp_path):
+    def one_layer():
+        return nn.Sequential(nn.Conv2d(1, 40, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(1440, 10))
+
+    space = space_of(one_layer, keep=["0"], default={"rates": ["4/20", "10/20"]})
+    measurer, observer = measurer_in(tmp_path / "x", one_layer, LEARNS), Recorder()
+    course = choose_course("supernet", plan_for(space), 2, PHASES, measurer)
+    course, found = follow(course, measurer, observer)
+    named = search_by(course, found, measurer, observer)
+    assert len(found.scores) == 2
+    assert all(BUDGET[0].fits(candidate.allocation) for candidate in named["0.6bpw"])
+
+
+@pytest.mark.parametrize("end", ["cheapest", "dearest"])
+def test_a_budget_at_either_end_of_the_space(tmp_path, end):
+    space = space_of(many_layers)
+    limit = getattr(space, end)
+    asked = budgets(f"{limit.bits_per_weight:g}bpw")
+    measurer = FakeMeasurer(tmp_path / "x", worth)
+    named = supernet_search(plan_for(space, asked), made_scores(space, lambda a: -worth(a)), measurer, Recorder())
+    assert [c.allocation for c in named[asked[0].text]] == [limit]
+
+
+def test_the_best_is_found_where_no_rule_of_thumb_is(tmp_path):
+    space, asked = space_of(many_layers), budgets("0.5bpw")
+    measurer = FakeMeasurer(tmp_path / "x", lambda a: 0.9 + worth(a) / 100)
+    plan = plan_for(space, asked, trials=6)
+    named = supernet_search(plan, made_scores(space, lambda a: 1 - worth(a) / 40), measurer, Recorder())
+    uniform, best, *rules = named["0.5bpw"]
+    assert worth(best.allocation) > max(worth(c.allocation) for c in [uniform, *rules]) + 0.05
+    seeds = (1000, 1001, 1002)
+    confirm(space, asked, measurer, seeds, Recorder(), named=named)
+    assert choose(space, asked[0], measurer.run, seeds).first.digest == best.allocation.digest
+
+
+def test_five_budgets_train_at_most_half_as_much_again_as_one(tmp_path):
+    space, seeds = space_of(many_layers), (1000, 1001, 1002)
+    scores = made_scores(space, lambda a: 1 - worth(a) / 40)
+    trained = {}
+    for asked in (budgets("0.6bpw"), SEVERAL):
+        measurer = FakeMeasurer(tmp_path / str(len(asked)), lambda a: 0.9 + worth(a) / 100)
+        plan = plan_for(space, asked, trials=TRIALS)
+        named = supernet_search(plan, scores, measurer, Recorder())
+        assert list(named) == [budget.text for budget in asked]
+        confirm(space, asked, measurer, seeds, Recorder(), named=named)
+        for budget in asked:
+            assert nearest_uniform(space, budget).digest in {c.allocation.digest for c in named[budget.text]}
+        trained[len(asked)] = len(measurer.run.measurements)
+    assert trained[5] <= 1.5 * trained[1]
+
+
+def test_more_trials_go_on_where_fewer_ended(tmp_path):
+    space, asked = space_of(many_layers), budgets("0.5bpw")
+    scores, plan = made_scores(space, lambda a: 1 - worth(a) / 40), plan_for(space, asked, trials=5)
+    split = FakeMeasurer(tmp_path / "split", worth)
+    for trials in (5, 24):
+        supernet_search(replace(plan, trials=trials), scores, split, Recorder())
+    at_once = FakeMeasurer(tmp_path / "once", worth)
+    supernet_search(replace(plan, trials=24), scores, at_once, Recorder())
+    assert [m.digest for m in split.run.measurements] == [m.digest for m in at_once.run.measurements]
+    assert len({m.digest for m in at_once.run.measurements}) == 24
+
+
+def test_what_is_scored_first_is_a_small_space_whole_or_all_sizes_of_a_large_one():
+    assert len(first_profiles(SharedPlan(SPACE, BUDGET, 0, 1.0))) == 25
+    space = space_of(many_layers)
+    plan = plan_for(space, budgets("0.5bpw"))
+    found = first_profiles(SharedPlan(space, sizes(plan), 0, 1.0))
+    assert len(found) == len(set(found)) == shared_scores.SCORES
+    bits = sorted(space.allocation(profile).bits_per_weight for profile in found)
+    assert (bits[0], bits[-1]) == (space.cheapest.bits_per_weight, space.dearest.bits_per_weight)
+    assert sum(b <= 0.5 for b in bits) > len(bits) / 3
+
+
+def test_rules_are_finalists_of_several_budgets_only_where_predicted_better():
+    space = space_of(many_layers)
+    plan = plan_for(space, SEVERAL)
+    model = fit_accuracy_model(space, observations(space, made_scores(space, lambda a: 1 - worth(a) / 40)))
+    for budget in SEVERAL:
+        assert {c.kind for c in finalists(plan, model, budget)} <= {"uniform", "proposed"}
+    first = [c.budget for c in itertools.islice(candidates(plan, model), 9)]
+    assert set(first) == {budget.text for budget in SEVERAL}
+    assert set(sizes(plan)) == {*SEVERAL, *ladder(space, SEVERAL)}
+
+
+def test_strategy_names_are_those_that_can_be_asked_for():
+    from flexor_search.asking import STRATEGIES
+
+    assert set(STRATEGIES) == {strategy.AUTO, strategy.SUPERNET, strategy.DIRECT}
