@@ -15,7 +15,7 @@ from flexor_search.tuning.flow import Team
 from flexor_search.tuning.measurer import Measurer, alone
 from flexor_search.tuning.observer import Observer, Phase
 from flexor_search.tuning.shared_scores import SharedPlan, shared_scores, unfinished_files
-from flexor_search.tuning.supernet_strategy import TRIALS, sizes, supernet_search
+from flexor_search.tuning.supernet_strategy import TRIALS, TRIALS_FOR_MANY, sizes, supernet_search
 from flexor_search.workloads import NO_OWN
 
 AUTO, SUPERNET, DIRECT = "auto", "supernet", "direct"
@@ -65,7 +65,8 @@ def choose_course(
     name, why = _choice(asked, plan, search_phase, _COST * full_seconds, measurer)
     if name == DIRECT:
         return Course(name, f"strategy direct: {why}", plan, tuple(phases))
-    plan = replace(plan, trials=trials_asked or min(TRIALS, plan.trials))
+    own = TRIALS if len(plan.budgets) == 1 else TRIALS_FOR_MANY
+    plan = replace(plan, trials=trials_asked or min(own, plan.trials))
     shared = Phase(SHARED_PHASE, 1, confirm_phase.images, confirm_phase.epochs, _COST * full_seconds)
     confirm_phase = replace(confirm_phase, trainings=_confirmations(plan, confirm_phase))
     known = (shared,) if not (measurer.run.folder / FILE).exists() else ()

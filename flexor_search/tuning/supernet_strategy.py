@@ -27,8 +27,9 @@ from flexor_search.tuning.optuna_backend import StudyRecord
 from flexor_search.tuning.shared_scores import observations
 from flexor_search.tuning.trial import Candidate, Trial
 
-TRIALS = 16
-"""Trainings of the search, where none are asked for, however many budgets there are."""
+TRIALS, TRIALS_FOR_MANY = 16, 10
+"""Trainings of the search for one budget and for several, where none are asked for. Several budgets cover the smaller
+sizes themselves, and their confirmations take longer; so five cost less than half as much again as one."""
 ENOUGH_TRAINED = 5
 """Trainings for each choice, from which on they have a say in who is a finalist. Fewer move a fit to hundreds of scores
 mostly by their noise; they are for the front, and for the table of what each layer loses."""

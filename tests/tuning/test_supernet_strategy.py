@@ -18,7 +18,14 @@ from flexor_search.tuning.direct import ladder
 from flexor_search.tuning.observer import Phase
 from flexor_search.tuning.shared_scores import SharedPlan, first_profiles, observations
 from flexor_search.tuning.strategy import choose_course, follow, search_by
-from flexor_search.tuning.supernet_strategy import TRIALS, candidates, finalists, sizes, supernet_search
+from flexor_search.tuning.supernet_strategy import (
+    TRIALS,
+    TRIALS_FOR_MANY,
+    candidates,
+    finalists,
+    sizes,
+    supernet_search,
+)
 
 from .models import RECIPE, FakeMeasurer, Recorder, budgets, measurer_in, space_of
 
@@ -205,6 +212,15 @@ def test_auto_chooses_by_what_the_workload_costs_and_says_why(tmp_path, name):
     assert course.plan.trials == (min(TRIALS, trials) if expected == "supernet" else trials)
 
 
+def test_several_budgets_take_fewer_trials_unless_asked_otherwise(tmp_path):
+    measurer, plan = measurer_in(tmp_path / "x"), plan_for(space_of(), SEVERAL, trials=40)
+    phases = (PHASES[0], replace(PHASES[1], trainings=48))
+    for asked, expected in ((0, TRIALS_FOR_MANY), (25, 25)):
+        course = choose_course("supernet", plan, asked, phases, measurer)
+        assert course.plan.trials == expected
+        assert course.phases[-1].trainings == (5 * 2 + 1) * 3
+
+
 def test_what_a_run_was_begun_with_stays(tmp_path, searched):
     measurer = measurer_in(tmp_path / "x")
     measurer.run.append(searched[0].run.measurements[0])
@@ -250,16 +266,16 @@ def test_the_best_is_found_where_no_rule_of_thumb_is(tmp_path):
 def test_five_budgets_train_at_most_half_as_much_again_as_one(tmp_path):
     space, seeds = space_of(many_layers), (1000, 1001, 1002)
     scores = made_scores(space, lambda a: 1 - worth(a) / 40)
-    trained = {}
-    for asked in (budgets("0.6bpw"), SEVERAL):
+    epochs, trained = {SEARCH: 15, CONFIRM: 30}, {}
+    for asked, trials in ((budgets("0.6bpw"), TRIALS), (SEVERAL, TRIALS_FOR_MANY)):
         measurer = FakeMeasurer(tmp_path / str(len(asked)), lambda a: 0.9 + worth(a) / 100)
-        plan = plan_for(space, asked, trials=TRIALS)
+        plan = plan_for(space, asked, trials=trials)
         named = supernet_search(plan, scores, measurer, Recorder())
         assert list(named) == [budget.text for budget in asked]
         confirm(space, asked, measurer, seeds, Recorder(), named=named)
         for budget in asked:
             assert nearest_uniform(space, budget).digest in {c.allocation.digest for c in named[budget.text]}
-        trained[len(asked)] = len(measurer.run.measurements)
+        trained[len(asked)] = sum(epochs[m.phase] for m in measurer.run.measurements)
     assert trained[5] <= 1.5 * trained[1]
 
 
