@@ -8,8 +8,9 @@ one goes on where it was when it is called again with the same folder. DIR/score
 the same recipe, in processor time, so that other work on the machine does not count; `spearman_accuracy` and
 `spearman_loss` against the table's mean over both seeds, validation and test; `seconds`, what that was computed from.
 
-The table's weights lie as the paper's do, 20 consecutive ones in a slice, and so do the network's here; `--order format`
-trains it in the order of the packed file, which is another network and agrees less with that table (docs/log.md).
+The table's weights lie as the paper's do, 20 consecutive ones in a slice, and so do the network's here. `--order
+format` trains it in the order of the packed file, which is another network and agrees less with that table.
+
 Of training, a step is timed in this process: plain and shared ones in turn, so that a slow minute slows both.
 """
 
