@@ -11,7 +11,7 @@ from flexor_search.reporting.results import result_rows
 from flexor_search.reporting.tables import CHOSEN, front
 from flexor_search.runs import Run
 
-_COMPARABLE = ("model", "data")
+_COMPARABLE = ("model", "data", "metric")
 """Parts of the fingerprint that must agree, or accuracies do not compare."""
 
 

@@ -9,6 +9,7 @@ from flexor_search.reporting.drawing import text_in_plot as plain
 from flexor_search.reporting.front_figure import PANEL_TITLES, band
 from flexor_search.reporting.front_lines import panel_title
 from flexor_search.reporting.progress_figure import TRAININGS, axis_of
+from flexor_search.reporting.words import scale
 from flexor_search.runs import CONFIRM, SEARCH
 
 COLORS = ("#2f80d8", "#d97a14", "#0f9d8a", "#c9458f", "#8a63d2", "#7d8c1f", "#c0503c", "#8f99a3")
@@ -56,7 +57,7 @@ def hypervolume_curves(table: pd.DataFrame, against: str = TRAININGS) -> go.Figu
         hover = [plain(name)] * len(own)
         figure.add_scatter(
             x=own[against] / unit,
-            y=100 * own["hypervolume"],
+            y=scale() * own["hypervolume"],
             mode="lines",
             name=str(name),
             line=line,

@@ -10,7 +10,18 @@ from flexor_search.errors import UsageError
 from flexor_search.files import write_atomically
 from flexor_search.reporting import comparison
 from flexor_search.reporting.document import document, drawing, section, tabs
-from flexor_search.reporting.words import count, duration, escaped, in_points, known, percent
+from flexor_search.reporting.words import (
+    count,
+    duration,
+    escaped,
+    in_points,
+    in_words_of,
+    known,
+    measure,
+    percent,
+    scale,
+    unit,
+)
 from flexor_search.runs import Run
 
 _DETAILS = ("strategy", "codes", "seed")
@@ -35,7 +46,12 @@ def write_comparison(runs: list[Run], path: Path | None = None) -> Path:
 
 
 def render(runs: list[Run]) -> str:
-    """The page's HTML."""
+    """The page's HTML, in the words of the first run's metric."""
+    with in_words_of(runs[0].question):
+        return _rendered(runs)
+
+
+def _rendered(runs: list[Run]) -> str:
     body = [_heading(runs), _fronts(runs), _chosen(runs), _curves(runs), _differences(runs)]
     return document("Runs compared: flexor-search", "\n".join(filter(None, body)))
 
@@ -74,7 +90,7 @@ def _searches(runs: list[Run]) -> str:
     lines = []
     for row in comparison.searches(runs):
         about = ", ".join(f"{name} {row[name]}" for name in _DETAILS if row[name])
-        area = f"{100 * row['hypervolume']:.3g}" if known(row["hypervolume"]) else "\N{EN DASH}"
+        area = f"{scale() * row['hypervolume']:.3g}" if known(row["hypervolume"]) else "\N{EN DASH}"
         lines.append(
             f'<tr><th class="l" scope="row">{escaped(row["run"])}<small>{escaped(about)}</small></th><td>{area}</td>'
             f"<td>{row['trainings']:.3g}<small>{duration(row['seconds'])}</small></td></tr>"
@@ -83,7 +99,7 @@ def _searches(runs: list[Run]) -> str:
         '<div><table class="wide runs" id="runs"><thead><tr><th class="l">run</th><th>hypervolume</th>'
         f"<th>full trainings</th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
         '<p class="note">Hypervolume: what the '
-        "search's front covers, in bits times points of accuracy, from one corner for all runs: the most bits and the "
+        "search's front covers, in bits times what the axis tells, from one corner for all runs: the most bits and the "
         "least accuracy of any. Full trainings: images that the search saw, over those of one training in full; below "
         "it the time of all trainings.</p></div>"
     )
@@ -99,9 +115,9 @@ def _chosen(runs: list[Run]) -> str:
             budget = row["budget"]
             lines.append(f'<tr class="group"><th colspan="6" scope="rowgroup">{escaped(budget)}</th></tr>')
         lines.append(_model(row))
-    heads = "".join(
-        f"<th>{head}</th>" for head in ("bits per weight", "file bytes", "validation, %", "test, %", "over uniform")
-    )
+    mark = unit(", %") or f" {escaped(measure())}"
+    names = ("bits per weight", "file bytes", f"validation{mark}", f"test{mark}", "over uniform")
+    heads = "".join(f"<th>{name}</th>" for name in names)
     return section(
         "What was chosen",
         f'<div class="scroll"><table class="results wide" id="chosen"><thead><tr><th class="l">run</th>{heads}</tr>'

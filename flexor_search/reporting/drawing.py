@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from flexor_search.reporting.key import BELOW
 from flexor_search.reporting.tables import SIZE_RULE, UNIFORM
-from flexor_search.reporting.words import count, percent
+from flexor_search.reporting.words import count, measure, scale, told, unit
 from flexor_search.runs import FAILED, STOPPED
 
 # each readable on white and on near-black
@@ -67,12 +67,16 @@ def accuracy_range(accuracies: "pd.Series[float]", bars: list[float]) -> tuple[f
 
 def accuracy_axis(low: float, high: float) -> dict[str, Any]:
     """The axis of a range of accuracies, with room for the symbols that stand on its lower edge."""
-    return {"range": [100 * (low - 0.03 * (high - low)), 100 * high], "title": "validation accuracy, %"}
+    return {"range": [scale() * (low - 0.03 * (high - low)), scale() * high], "title": _axis_title()}
+
+
+def _axis_title() -> str:
+    return f"validation {text_in_plot(measure())}{unit(', %')}"
 
 
 def clipped(accuracies: "pd.Series[float]", low: float) -> list[float]:
-    """Accuracies in percent, those below the axis on its lower edge."""
-    return [100 * max(float(accuracy), low) for accuracy in accuracies]
+    """Accuracies as they are shown, those below the axis on its lower edge."""
+    return [scale() * max(float(accuracy), low) for accuracy in accuracies]
 
 
 def symbols(accuracies: "pd.Series[float]", mark: Mark, low: float) -> list[str]:
@@ -99,7 +103,7 @@ def point_hover(row: Mapping[Any, Any]) -> str:
     lines = (
         f"<b>{text_in_plot(row['label'])}</b>",
         f"{text_in_plot(row['kind'])}, {row['fidelity']}, {count(row['seeds'], 'seed')}, trial {row['trial']}",
-        f"{percent(row['val_accuracy'], row['val_std'])} % validation accuracy{spread}",
+        f"{text_in_plot(told(row['val_accuracy'], row['val_std']))}{spread}",
         f"{row['bits_per_weight']:g} bits per weight ({row['nominal_bits_per_weight']:.3g} nominal)",
         f"{row['payload_bits']:,} encrypted bits in all, {row['file_bytes']:,} bytes of file",
     )
@@ -108,7 +112,7 @@ def point_hover(row: Mapping[Any, Any]) -> str:
 
 def trial_hover(row: Mapping[Any, Any]) -> str:
     """What a row of `tables.progress` says when pointed at."""
-    accuracy = f"{percent(row['val_accuracy'])} % validation accuracy"
+    accuracy = text_in_plot(told(row["val_accuracy"]))
     lines = (
         f"<b>{text_in_plot(row['label'])}</b>",
         f"trial {row['trial']}, {text_in_plot(row['kind'])}",

@@ -7,6 +7,7 @@ from flexor_search.reporting.comparison_figure import fronts, hypervolume_curves
 from flexor_search.reporting.front_figure import Beside, pareto
 from flexor_search.reporting.progress_figure import SECONDS, TRAININGS, progress
 from flexor_search.reporting.published import published
+from flexor_search.reporting.words import in_words_of
 from flexor_search.runs import Run
 
 __all__ = [
@@ -25,6 +26,11 @@ __all__ = [
 
 def pareto_figure(run: Run) -> go.Figure:
     """Accuracy against size of everything that a run trained, finished or not."""
+    with in_words_of(run.question):
+        return _pareto(run)
+
+
+def _pareto(run: Run) -> go.Figure:
     points = tables.points(run)
     budgets = [str(budget) for budget in run.question.get("budgets") or []]
     chosen = tables.chosen_digests(run, run.summary())
@@ -35,9 +41,11 @@ def pareto_figure(run: Run) -> go.Figure:
 def progress_figure(run: Run, against: str = TRAININGS) -> go.Figure:
     """How a run's search went, against TRAININGS or SECONDS."""
     table = tables.progress(run)
-    return progress(table, tables.uniform_level(table), against)
+    with in_words_of(run.question):
+        return progress(table, tables.uniform_level(table), against)
 
 
 def comparison_figure(runs: list[Run]) -> go.Figure:
     """The fronts of several runs over each other."""
-    return fronts(comparison.fronts(runs))
+    with in_words_of(runs[0].question):
+        return fronts(comparison.fronts(runs))

@@ -24,7 +24,7 @@ from flexor_search.reporting.drawing import (
 from flexor_search.reporting.front_lines import budget_lines, full_precision, panel_title
 from flexor_search.reporting.published import published
 from flexor_search.reporting.tables import FULL, UNIFORM
-from flexor_search.reporting.words import count, percent
+from flexor_search.reporting.words import count, percent, scale
 from flexor_search.runs import CONFIRM, SEARCH
 
 PANEL_TITLES = {CONFIRM: "Trained in full", SEARCH: "The search: shorter trainings"}
@@ -119,7 +119,7 @@ def band(figure: go.Figure, row: int, front: pd.DataFrame, widest: float, color:
         return
     ends = [*front["bits_per_weight"].astype(float)[1:], widest]
     corners = [
-        (begin, end, 100 * float(mean), 100 * float(std))
+        (begin, end, scale() * float(mean), scale() * float(std))
         for begin, end, mean, std in zip(front["bits_per_weight"], ends, front["val_accuracy"], spread, strict=True)
     ]
     upper = [(x, mean + std) for begin, end, mean, std in corners for x in (begin, end)]
@@ -170,7 +170,7 @@ def _markers(figure: go.Figure, row: int, part: pd.DataFrame, mark: Mark, low: f
     if part.empty:
         return
     spread, confirmed = part["val_std"].astype(float), part["fidelity"].iloc[0] == CONFIRM
-    bars = {"type": "data", "array": 100 * spread.fillna(0), "thickness": 1.3, "width": 5}
+    bars = {"type": "data", "array": scale() * spread.fillna(0), "thickness": 1.3, "width": 5}
     figure.add_scatter(
         x=part["bits_per_weight"],
         y=clipped(part["val_accuracy"], low),

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from flexor_search.reporting.drawing import GREY, text_in_plot
-from flexor_search.reporting.words import percent
+from flexor_search.reporting.words import percent, scale, unit
 
 _LABEL_ROOM = 0.05
 """Between the texts of two budgets, of the axis."""
@@ -17,8 +17,8 @@ def full_precision(figure: go.Figure, row: int, full: "pd.Series[Any]") -> None:
     """A line, since at 32 bits per weight a point would push all others into a corner; the key tells its height."""
     mean = float(full["val_accuracy"])
     figure.add_hline(
-        100 * mean,
-        name=f"full precision {percent(mean, full['val_std'])} %",
+        scale() * mean,
+        name=f"full precision {percent(mean, full['val_std'])}{unit()}",
         line={"color": GREY, "dash": "dash", "width": 1.5},
         row=row,  # type: ignore[arg-type]  # plotly's hint says str
         col=1,  # type: ignore[arg-type]

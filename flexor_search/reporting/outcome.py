@@ -9,10 +9,21 @@ from typing import Any
 from flexor_search.reporting import tables
 from flexor_search.reporting.sensitivity import shared_cost
 from flexor_search.reporting.tables import CHOSEN, FULL, UNIFORM
-from flexor_search.reporting.words import count, duration, escaped, in_points, known, listed, percent, size, verdict
+from flexor_search.reporting.words import (
+    count,
+    duration,
+    escaped,
+    in_points,
+    known,
+    listed,
+    measure,
+    percent,
+    size,
+    told,
+    unit,
+    verdict,
+)
 from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Run
-
-_SPLITS = {"test": "test accuracy", "validation": "validation accuracy"}
 
 
 def subject(run: Run) -> str:
@@ -40,10 +51,16 @@ def outcome(chosen: dict[str, Any], others: dict[str, dict[str, Any]]) -> str:
     uniform, full = others.get(UNIFORM), others.get(FULL)
     split = chosen["split"]
     mean, std = (chosen[f"{'test' if split == 'test' else 'val'}_{part}"] for part in ("mean", "std"))
-    shipped = f"; the shipped one has {percent(chosen['test_shipped'])} %" if known(chosen["test_shipped"]) else ""
-    spread = f" <small>± {100 * std:.2f}</small>" if known(std) else ""
+    shipped = (
+        f"; the shipped one has {percent(chosen['test_shipped'])}{unit()}" if known(chosen["test_shipped"]) else ""
+    )
+    spread = f" <small>± {percent(std)}</small>" if known(std) else ""
     stats = [
-        (_SPLITS[split], f"{percent(mean)}<small> %</small>{spread}", f"{count(chosen['seeds'], 'seed')}{shipped}"),
+        (
+            escaped(f"{split} {measure()}"),
+            f"{percent(mean)}<small>{unit()}</small>{spread}",
+            f"{count(chosen['seeds'], 'seed')}{shipped}",
+        ),
         (
             "size of the file",
             f"{chosen['file_bytes']:,}<small> bytes</small>{_rounded(chosen['file_bytes'])}",
@@ -66,7 +83,7 @@ def outcome(chosen: dict[str, Any], others: dict[str, dict[str, Any]]) -> str:
 
 def results(rows: list[dict[str, Any]]) -> str:
     """The table of chosen, uniform and full-precision models."""
-    lines = []
+    lines, mark = [], unit(", %") or f" {escaped(measure())}"
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
     for budget in budgets:
         if len(budgets) > 1:
@@ -83,10 +100,11 @@ def results(rows: list[dict[str, Any]]) -> str:
             lines.append(f'<tr{style}><td class="l">{row["model"]}</td>{numbers}</tr>')
     return (
         '<div class="scroll"><table class="results wide"><thead><tr><th class="l">model</th><th>bits per weight</th>'
-        f"<th>file bytes</th><th>validation, %</th><th>test, %</th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
-        '</div><p class="note">Mean ± standard deviation over seeds; differences above ± their standard error. Models '
-        "were chosen by mean validation accuracy. Uniform is the largest model of one rate that fits the budget. Bits "
-        "per weight count what is stored for the searched layers; full precision is the float32 model.</p>"
+        f"<th>file bytes</th><th>validation{mark}</th><th>test{mark}</th></tr></thead><tbody>{''.join(lines)}</tbody>"
+        '</table></div><p class="note">Mean ± standard deviation over seeds; differences above ± their standard error. '
+        f"Models were chosen by mean validation {escaped(measure())}. Uniform is the largest model of one rate that "
+        "fits the budget. Bits per weight count what is stored for the searched layers; full precision is the float32 "
+        "model.</p>"
     )
 
 
@@ -109,7 +127,7 @@ def _state(run: Run, summary: dict[str, Any] | None) -> str:
         if len(best):
             row = best.iloc[0]
             text += (
-                f" Best so far under the first budget: {percent(row['val_accuracy'])} % validation accuracy at "
+                f" Best so far under the first budget: {told(row['val_accuracy'])} at "
                 f"{row['bits_per_weight']:g} bits per weight, {row['kind']}, in one shorter training."
             )
     elif summary["state"] != "complete":
@@ -128,14 +146,14 @@ def _rounded(file_bytes: int) -> str:
 
 def _spread(mean: float | None, std: float | None) -> str:
     """A mean with its spread, which takes a line of its own where there is little room."""
-    return percent(mean) + (f' <span class="spread">± {100 * std:.2f}</span>' if known(std) else "")
+    return percent(mean) + (f' <span class="spread">± {percent(std)}</span>' if known(std) else "")
 
 
 def _compared(name: str, difference: float | None, error: float | None, note: str) -> tuple[str, str, str]:
     if difference is None:
         return name, "<small>not measured</small>", note
-    spread = f" <small>± {100 * error:.2f}</small>" if error is not None else ""
-    return name, f"{in_points(difference)}{spread}<small> points</small>", note
+    spread = f" <small>± {percent(error)}</small>" if error is not None else ""
+    return name, f"{in_points(difference)}{spread}<small>{unit(' points')}</small>", note
 
 
 def _beside(uniform: dict[str, Any] | None) -> str:

@@ -13,13 +13,13 @@ from flexor_search.reporting.results import layer_rates, result_rows
 from flexor_search.reporting.sensitivity import FIT, sensitivity
 from flexor_search.reporting.shipped import economies, file_parts, layer_sizes
 from flexor_search.reporting.trials import trials
-from flexor_search.reporting.words import escaped
+from flexor_search.reporting.words import escaped, in_words_of, measure, unit
 from flexor_search.runs import DONE, FAILED, STOPPED, Run
 
 _ENDED = {STOPPED: "stopped early as weak", FAILED: "failed"}
 _LABELS = {
-    "pareto": "Validation accuracy against stored bits per weight",
-    "progress": "Validation accuracy of every trial, the best so far, and the hypervolume",
+    "pareto": "Accuracy against stored bits per weight",
+    "progress": "Accuracy of every trial, the best so far, and the hypervolume",
 }
 
 
@@ -40,6 +40,11 @@ def write_report(run: Run) -> Path:
 
 def render(run: Run) -> str:
     """The report's HTML."""
+    with in_words_of(run.question):
+        return _rendered(run)
+
+
+def _rendered(run: Run) -> str:
     summary = run.summary()
     rows = result_rows(summary)
     body = [outcome.heading(run, summary), *_outcomes(rows)]
@@ -73,12 +78,10 @@ def _pareto(run: Run, summary: dict[str, Any] | None) -> str:
         "Published figures are test accuracies, at bits by the paper's count, by other recipes." if len(known) else "",
         _not_drawn(run),
     ]
-    text = (
-        "<p>How accurate a model of so many stored bits is. The front is the best that was found up to each size.</p>"
-    )
+    text = "<p>How good a model of so many stored bits is. The front is the best that was found up to each size.</p>"
     figure = drawing(figures.pareto_figure(run), "pareto", _LABELS["pareto"], notes)
     panel = selection.panel(run, tables.chosen_digests(run, summary))
-    return section("Accuracy against size", text + figure + panel)
+    return section(f"{escaped(measure())[:1].upper()}{escaped(measure())[1:]} against size", text + figure + panel)
 
 
 def _layers(summary: dict[str, Any] | None) -> str:
@@ -118,8 +121,8 @@ def _sensitivity(run: Run) -> str:
         "standard error. Layers whose rate never varied are left out; layers that only moved together share their "
         "effect.</p>"
         if source == FIT
-        else "<p>Points of validation accuracy that each rate is predicted to cost a layer, beside its best rate, from "
-        "the run's sensitivity table.</p>"
+        else f"<p>{unit('Points of v') or 'V'}alidation {escaped(measure())} that each rate is predicted to cost a "
+        "layer, beside its best rate, from the run's sensitivity table.</p>"
     )
     return section("How much each layer minds", text + sensitivity_bars.sensitivity(source, table))
 
@@ -140,7 +143,7 @@ def _progress(run: Run) -> str:
     }
     text = (
         f"<p>Every training of the search, the best so far within {escaped(budget)}, and below them the area that the "
-        f"front covers, in bits times points.{pale}</p>"
+        f"front covers, in bits times {unit('points') or escaped(measure())}.{pale}</p>"
     )
     return section("Progress of the search", text + tabs("progress", views) + details.workers(by_worker(run)))
 

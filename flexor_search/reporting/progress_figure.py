@@ -23,6 +23,7 @@ from flexor_search.reporting.drawing import (
     symbols,
     trial_hover,
 )
+from flexor_search.reporting.words import scale
 from flexor_search.runs import DONE, FAILED, STOPPED
 
 TRAININGS, SECONDS = "trainings", "seconds"
@@ -51,11 +52,11 @@ def progress(table: pd.DataFrame, level: float, against: str = TRAININGS) -> go.
     _steps(figure, 1, ("best so far", BLUE), places[best.index], clipped(best["best"], low))
     if not math.isnan(level):
         line = {"color": ORANGE, "dash": "dot", "width": 1.5}
-        height = 100 * max(level, low)
+        height = scale() * max(level, low)
         figure.add_hline(height, name="best uniform", line=line, row=1, col=1)  # type: ignore[arg-type]
-    _steps(figure, 2, ("hypervolume", TEAL), places, list(100 * table["hypervolume"]))
+    _steps(figure, 2, ("hypervolume", TEAL), places, list(scale() * table["hypervolume"]))
     figure.update_yaxes(accuracy_axis(low, high), row=1)
-    most = 100 * max([0.0, *table["hypervolume"]])
+    most = scale() * max([0.0, *table["hypervolume"]])
     figure.update_yaxes(range=[0, 1.08 * most or 1.0], title="hypervolume", row=2, nticks=4)
     last = max([0.0, *places]) or 1.0
     figure.update_xaxes(range=[-0.02 * last, 1.02 * last])

@@ -6,7 +6,7 @@ from typing import Any
 from flexor_search.planning import LayerSpec
 from flexor_search.reporting import tables
 from flexor_search.reporting.command import copied, export_command
-from flexor_search.reporting.words import escaped, percent
+from flexor_search.reporting.words import escaped, told
 from flexor_search.runs import CONFIRM, DONE, FAILED, Measurement, Run
 
 _NONE = "{trial}"
@@ -68,7 +68,7 @@ def panel(run: Run, chosen: set[str]) -> str:
 
 
 def _facts(m: Measurement) -> str:
-    accuracy = f"{percent(m.val_accuracy)} % validation accuracy"
+    accuracy = told(m.val_accuracy)
     if m.state == FAILED:
         accuracy = f"failed: {m.reason}"
     elif m.state != DONE:

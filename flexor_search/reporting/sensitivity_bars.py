@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from flexor_search.reporting.sensitivity import FIT
-from flexor_search.reporting.words import MINUS, escaped, known
+from flexor_search.reporting.words import MINUS, escaped, known, percent
 
 
 def sensitivity(source: str, table: pd.DataFrame) -> str:
@@ -62,12 +62,9 @@ def _cell(row: dict[Any, Any] | None, most: float) -> str:
     if row is None:
         return "<td></td>"
     share = min(max(row["loss"] / most, 0.0), 1.0)
-    error = f"<small>± {100 * row['error']:.2f}</small>" if known(row["error"]) else ""
-    return f'<td><div class="rate" style="--share:{share:.3f}">{_hundredths(100 * row["loss"])}{error}</div></td>'
-
-
-def _hundredths(value: float) -> str:
-    return f"{value:.2f}".replace("-", MINUS)
+    error = f"<small>± {percent(row['error'])}</small>" if known(row["error"]) else ""
+    loss = percent(row["loss"]).replace("-", MINUS)
+    return f'<td><div class="rate" style="--share:{share:.3f}">{loss}{error}</div></td>'
 
 
 def _signed(value: float) -> str:

@@ -6,7 +6,7 @@ Every text that comes from a user is escaped here.
 import math
 from typing import Any
 
-from flexor_search.reporting.words import count, escaped
+from flexor_search.reporting.words import count, escaped, measure, percent, scale, unit
 from flexor_search.runs import Run
 
 _COLUMNS = {
@@ -16,7 +16,7 @@ _COLUMNS = {
     "label": "rates",
     "bits_per_weight": "bits per weight",
     "file_bytes": "file bytes",
-    "val_accuracy": "validation %",
+    "val_accuracy": "validation",
     "val_loss": "validation loss",
     "state": "state",
     "seed": "seed",
@@ -37,7 +37,7 @@ def trials(run: Run) -> str:
     lines = ["".join(_cell(name, row[name]) for name in shown) for row in frame.to_dict("records")]
     heads = "".join(
         f'<th scope="col" aria-sort="none"{" class=l" if name in _TEXTS else ""}>'
-        f'<button type="button">{_COLUMNS[name]}</button></th>'
+        f'<button type="button">{_COLUMNS[name]}{_mark(name)}</button></th>'
         for name in shown
     )
     choices = "".join(_choice(name, list(dict.fromkeys(frame[name]))) for name in _CHOICES)
@@ -50,6 +50,11 @@ def trials(run: Run) -> str:
     )
 
 
+def _mark(name: str) -> str:
+    """What is behind the heading of validation accuracy: %, or the name of a metric."""
+    return (unit() or f" {escaped(measure())}") if name == "val_accuracy" else ""
+
+
 def _cell(name: str, value: Any) -> str:
     """A cell; where what is shown is rounded, data-v holds what it is sorted by."""
     style = ' class="l rates"' if name in _LONG else ' class="l"' if name in _TEXTS else ""
@@ -58,8 +63,8 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, float):
         if math.isnan(value):
             return "<td></td>"
-        shown = f"{100 * value:.2f}" if name == "val_accuracy" else f"{value:.4g}"
-        exact = 100 * value if name == "val_accuracy" else value
+        shown = percent(value) if name == "val_accuracy" else f"{value:.4g}"
+        exact = scale() * value if name == "val_accuracy" else value
         return f'<td data-v="{exact:.9g}">{shown}</td>'
     if name == "file_bytes":
         return f'<td data-v="{value}">{value:,}</td>'

@@ -2,7 +2,14 @@
 
 import html
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeGuard
+
+from flexor_search.runs import ACCURACY, MetricWords
+
+_METRIC: ContextVar[MetricWords] = ContextVar("metric", default=ACCURACY)
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
@@ -18,8 +25,46 @@ def known(value: float | None) -> TypeGuard[float]:
     return value is not None and not math.isnan(value)
 
 
+@contextmanager
+def in_words_of(question: dict[str, Any]) -> Iterator[None]:
+    """Tell accuracies in the words of a run's question while the block runs: in percent, or a metric as it is."""
+    token = _METRIC.set(MetricWords.of(question))
+    try:
+        yield
+    finally:
+        _METRIC.reset(token)
+
+
+def measure() -> str:
+    """What is told: "accuracy", or the name of a user's metric."""
+    return _METRIC.get().name
+
+
+def scale() -> float:
+    """What a value is multiplied by to be shown."""
+    return _METRIC.get().scale
+
+
+def unit(of_accuracy: str = " %") -> str:
+    """The unit behind a value, or another word that only goes with accuracy; a user's metric has none."""
+    return of_accuracy if _METRIC.get() == ACCURACY else ""
+
+
+def told(mean: float | None, std: float | None = None, split: str = "validation") -> str:
+    """A value with what it is.
+
+    Example:
+        >>> told(0.9914, 0.0033)
+        '99.14 ± 0.33 % validation accuracy'
+        >>> with in_words_of({"metric": "my.module:r2"}):
+        ...     told(0.9914, split="test")
+        '0.9914 test r2'
+    """
+    return f"{percent(mean, std)}{unit()} {split} {measure()}"
+
+
 def percent(mean: float | None, std: float | None = None) -> str:
-    """A fraction as percent, with its spread.
+    """A fraction as percent, with its spread; a user's metric as it is.
 
     Example:
         >>> percent(0.9914, 0.0033)
@@ -27,19 +72,21 @@ def percent(mean: float | None, std: float | None = None) -> str:
     """
     if not known(mean):
         return NOTHING
-    return f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if known(std) else "")
+    number = _METRIC.get().number
+    return number(mean) + (f" ± {number(std)}" if known(std) else "")
 
 
 def in_points(difference: float, error: float | None = None) -> str:
-    """A difference of fractions in percentage points, signed, with its standard error.
+    """A difference of fractions in percentage points (of a user's metric as it is), signed, with its standard error.
 
     Example:
         >>> in_points(0.0123, 0.004)
         '+1.23 ± 0.40'
     """
-    text = f"{100 * difference:+.2f}".replace("-", MINUS)
-    text = "0.00" if text[1:] == "0.00" else text
-    return text + (f" ± {100 * error:.2f}" if error is not None else "")
+    number = _METRIC.get().number
+    size = number(abs(difference))
+    sign = "" if float(size) == 0 else "+" if difference > 0 else MINUS
+    return sign + size + (f" ± {number(error)}" if error is not None else "")
 
 
 def size(file_bytes: int) -> str:
@@ -93,10 +140,11 @@ def verdict(row: dict[str, Any]) -> str:
         return "Nothing that was confirmed beat the uniform model, so the uniform model is what is shipped."
     if gain is None:
         return "There is no confirmed uniform model to compare it with."
-    read = "on the test set" if row["split"] == "test" else "in validation accuracy, by which it was also chosen"
+    read = "on the test set" if row["split"] == "test" else f"in validation {measure()}, by which it was also chosen"
     if not error:
         why = "the seeds all came out the same" if row["seeds"] > 1 else "with a single seed"
-        return f"{in_points(gain)} points against the uniform model {read}; {why}, so nothing tells how sure that is."
+        points = in_points(gain) + unit(" points")
+        return f"{points} against the uniform model {read}; {why}, so nothing tells how sure that is."
     if abs(gain) <= 2 * error:
         return f"No clear difference from the uniform model {read}: within two standard errors ({seeds})."
     better = "Better" if gain > 0 else "Worse"

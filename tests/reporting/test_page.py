@@ -205,3 +205,29 @@ def test_a_second_report_replaces_the_first_and_leaves_nothing_else(tmp_path):
     first = page(run)
     assert page(run) == first
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_a_metric_of_ones_own_is_told_as_it_is(tmp_path):
+    run = example(tmp_path / "a")
+    own = made_run(tmp_path / "b", list(run.measurements), metric="my.module:r2")
+    own.write_summary(summary())
+    text = words(own)
+    for part in (
+        "test r2 0.95 ± 0.01",
+        "+0.02 ± 0.01291",
+        "chosen 0.5 262 0.96 ± 0.01 0.95 ± 0.01",
+        "R2 against size",
+        "full precision 0.98",
+        "0.97 validation r2, 0.5 bits per weight",
+        "chosen by mean validation r2",
+    ):
+        assert part in text, part
+    assert "accuracy" not in text.lower()
+    assert "points" not in text
+    assert " %" not in re.sub(r"\d+ %", "", text)  # shares of a file are in percent
+    from flexor_search.reporting import figures
+
+    figure = figures.pareto_figure(own)
+    assert figure.layout.yaxis.title.text == "validation r2"
+    assert 0.96 in [y for trace in figure.data for y in trace.y]
+    assert "test accuracy 95.00 % ± 1.00" in words(run)  # and nothing of it stays
