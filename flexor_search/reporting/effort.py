@@ -1,5 +1,6 @@
 """What a run's trainings cost and what they bought: training-equivalents, time, hypervolume, who trained what."""
 
+import json
 import math
 
 import pandas as pd
@@ -28,22 +29,33 @@ def full_training_images(run: Run) -> float:
 
 
 def effort(run: Run) -> pd.DataFrame:
-    """What each search training had cost by its end.
+    """What each search training had cost by its end; a shared network that the run trained counts before all of them.
 
     Returns:
         A row for each search training, in order: trainings (images seen by it and all before it, over those of one
         training in full) and seconds (of training, by its worker, up to its end).
     """
+    shared_trainings, shared_seconds = shared_network(run)
     frame = run.frame()
     frame = frame[frame["phase"] == SEARCH].reset_index(drop=True)
     seen = frame["epochs"].astype(float) * frame["images"].astype(float)
     seconds = frame["train_seconds"].astype(float).fillna(0.0)
     return pd.DataFrame(
         {
-            "trainings": seen.cumsum() / full_training_images(run),
-            "seconds": seconds.groupby(frame["worker"]).cumsum(),
+            "trainings": shared_trainings + seen.cumsum() / full_training_images(run),
+            "seconds": shared_seconds + seconds.groupby(frame["worker"]).cumsum(),
         }
     )
+
+
+def shared_network(run: Run) -> tuple[float, float]:
+    """What a run's shared network took, in trainings in full and in seconds; zeros where there was none."""
+    try:
+        network = json.loads((run.folder / "sensitivity.json").read_text(encoding="utf-8"))["network"]
+        seconds = float(network["train_seconds"]) + float(network.get("score_seconds", 0.0))
+        return float(network.get("training_equivalents") or 0.0), seconds
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0.0, 0.0
 
 
 def reference(runs: list[Run]) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """What a search cost and bought, worked out by hand or by another route."""
 
 import itertools
+import json
 
 import pytest
 
@@ -81,6 +82,20 @@ def test_time_is_that_of_each_worker(tmp_path):
         measured(2, 0.5, 0.3, worker="1", train_seconds=4.0),
     ]
     assert effort(made_run(tmp_path, made))["seconds"].tolist() == [3.0, 5.0, 7.0]
+
+
+def test_a_shared_network_counts_before_the_trainings(tmp_path):
+    made = [measured(0, 0.5, 0.5, train_seconds=3.0), measured(1, 0.5, 0.4, train_seconds=4.0)]
+    run = made_run(tmp_path, made, recipe_fields={"epochs": 4})
+    alone = effort(run)
+    assert alone["trainings"].tolist() == [0.5, 1.0]
+    network = {"train_seconds": 50.0, "score_seconds": 10.0, "training_equivalents": 1.5}
+    (tmp_path / "sensitivity.json").write_text(json.dumps({"network": network}))
+    assert effort(run)["trainings"].tolist() == [2.0, 2.5]
+    assert effort(run)["seconds"].tolist() == [63.0, 67.0]
+    for broken in ("", "[]", "{}", '{"network": 3}', '{"network": {"train_seconds": "x"}}'):
+        (tmp_path / "sensitivity.json").write_text(broken)
+        assert effort(run).equals(alone)
 
 
 def test_trainings_are_counted_by_phase_worker_and_state(tmp_path):
