@@ -7,6 +7,7 @@ import csv
 import math
 import os
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,21 +36,36 @@ class Job:
     seed: int
 
 
-def train_table(path: Path, jobs: Sequence[Job], task: Workload, data: Data) -> list[dict[str, str]]:
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a file, those of an interrupted write left out."""
+    rows = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+    return [row for row in rows if None not in row.values() and None not in row]
+
+
+def train_table(
+    path: Path, jobs: Sequence[Job], task: Workload, data: Data, seconds: float = math.inf
+) -> list[dict[str, str]]:
     """Train the jobs whose (name, seed) the file does not hold yet; a line is on disk as soon as it is known.
 
-    On a GPU as many as its memory holds train as one stack; on a CPU one after the other.
+    On a GPU as many as its memory holds train as one stack; on a CPU one after the other. None begins after `seconds`.
     """
+    started = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = read_table(path)
     done = {(row["name"], int(row["seed"])) for row in rows}
     waiting = [job for job in jobs if (job.name, job.seed) not in done]
-    if not waiting:
+    if not waiting or seconds <= 0:
         return rows
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     first = waiting[0].allocation
     recipe = closed_recipe(task.build, data, task.recipe, device, first, {}, Silent())
     width = stack_width(task.build, data, recipe, device, first, MOST_STACKED) if device == "cuda" else 1
     for start in range(0, len(waiting), width):
+        if time.monotonic() - started > seconds:
+            break
         part = waiting[start : start + width]
         for job, model, result in zip(part, *_trained(part, task, data, recipe, device), strict=True):
             test = evaluate(model, data.test, device=device, recipe=Recipe())
@@ -64,10 +80,10 @@ def train_table(path: Path, jobs: Sequence[Job], task: Workload, data: Data) -> 
             }
             rows.append(row)
             print(*row.values(), flush=True)
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            with path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+                file.flush()
+                os.fsync(file.fileno())
     return rows
 
 

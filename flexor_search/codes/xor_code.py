@@ -179,10 +179,32 @@ def _systematic_rows(stream: _Stream, n_in: int, n_out: int, n_tap: int) -> Taps
     return identity + tuple(_distinct_rows(stream, n_in, min(n_tap, n_in), n_out - n_in))
 
 
+def _dense_rows(stream: _Stream, n_in: int, n_out: int, n_tap: int) -> Taps:
+    """Identity rows first, then rows of any number of stored bits, at least two of them where there are two.
+
+    Rows are distinct while the supply lasts, then repeat evenly: 4/20 has eleven such rows, and only six of two bits.
+    n_tap is not used.
+    """
+    rows = [(j,) for j in range(n_in)]
+    if n_in <= 12:
+        counts = range(min(2, n_in), n_in + 1)
+        every = [taps for count in counts for taps in itertools.combinations(range(n_in), count)]
+        while len(rows) < n_out:
+            rows += stream.shuffled(every)[: n_out - len(rows)]
+        return tuple(rows)
+    drawn: dict[tuple[int, ...], None] = {}
+    while len(drawn) < n_out - n_in:  # of so many that a repeat is rare
+        taps = tuple(j for j in range(n_in) if stream.below(2))
+        if len(taps) > 1:
+            drawn[taps] = None
+    return (*rows, *drawn)
+
+
 FAMILIES: dict[str, Callable[[_Stream, int, int, int], Taps]] = {
     "systematic": _systematic_rows,
     "taps": _taps_rows,
     "random": _random_rows,
+    "dense": _dense_rows,
 }
 
 
@@ -192,7 +214,8 @@ def make_code(family: str, n_in: int, n_out: int, *, n_tap: int = 2, seed: int =
 
     Args:
         family: "systematic" (identity rows, then XOR of n_tap stored bits), "taps" (n_tap ones in every row, the
-            paper's), or "random" (each entry 0/1 with probability 1/2, no empty rows).
+            paper's), "random" (each entry 0/1 with probability 1/2, no empty rows), or "dense" (identity rows, then
+            rows of two or more stored bits).
         n_in: stored bits per slice, 1 <= n_in <= n_out.
         n_out: weights per slice.
         n_tap: ones per XOR row; rows of a code with n_in < n_tap have n_in ones.

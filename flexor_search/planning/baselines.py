@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from flexor_search.planning.allocation import Allocation
 from flexor_search.planning.budget import Budget
+from flexor_search.planning.layer_spec import LayerSpec
 from flexor_search.planning.space import SearchSpace, project_log_rates
 
 GAMMAS = (0.25, 0.5, 1.0)
@@ -25,12 +26,19 @@ def uniform_allocations(space: SearchSpace) -> list[Allocation]:
         for n_in in range(1, n_out + 1):
             specs = {}
             for variable in space.variables:
-                first = next((spec for spec in variable.menu if not spec.is_kept), variable.menu[0])
+                first = _usual(variable.menu)
                 fixed = len(variable.menu) == 1 or first.is_kept or first.family == "matrix"
                 one = first if fixed else replace(first, n_in=n_in, n_out=n_out, n_planes=count)
                 specs |= dict.fromkeys(variable.layers, one)
             found.append(space.allocation_of(specs))
     return sorted(found, key=lambda allocation: allocation.weight_bits)
+
+
+def _usual(menu: tuple[LayerSpec, ...]) -> LayerSpec:
+    """The first entry of the family that most entries have; a kept one if there is no other."""
+    coded = [spec for spec in menu if not spec.is_kept]
+    kinds = Counter((spec.family, spec.n_tap, spec.code_seed) for spec in coded)
+    return max(coded, key=lambda spec: kinds[spec.family, spec.n_tap, spec.code_seed], default=menu[0])
 
 
 def nearest_uniform(space: SearchSpace, budget: Budget) -> Allocation | None:

@@ -9,42 +9,18 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from flexor_search.codes import XorCode
 from flexor_search.errors import ModelError, UsageError, nearest
-from flexor_search.planning.allocation import weight_bits
 from flexor_search.planning.layer_spec import KEPT, LayerSpec
+from flexor_search.planning.menu import MenuTable, MoreTable, Table, by_size, menu_of
 from flexor_search.planning.model_shape import LayerShape, ModelShape
-from flexor_search.planning.space import SearchSpace, Variable, spec_rate
+from flexor_search.planning.space import SearchSpace, Variable
+from flexor_search.planning.ties import found_ties
 
-DEFAULT_RATES = tuple(f"{n_in}/20" for n_in in range(1, 21))
 KEEP_LIMIT = 0.25
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class MenuTable(_Table):
-    """What the layers under a pattern may take: the product of all the lists.
-
-    Attributes:
-        rates: "12/20" is 12 stored bits per 20 weights; "1-20/20" is every n_in from 1 to 20; "kept" stores the weights
-            as they are. One rate fixes the layer.
-        families: of codes.
-        planes: binary codes per weight.
-        n_tap: ones per XOR row.
-        code_seed: seed of the codes.
-        matrix: rows of a code given by the user, as lists of 0 and 1; takes the place of rates and families.
-    """
-
-    rates: list[str] | None = None
-    families: list[str] | None = None
-    planes: list[int] | None = None
-    n_tap: int | None = None
-    code_seed: int | None = None
-    matrix: list[list[int]] | None = None
+MANY_LAYERS = 16
+"""Above so many searched layers a space without a file ties those that are alike."""
 
 
 class LayerTable(MenuTable):
@@ -53,13 +29,13 @@ class LayerTable(MenuTable):
     match: str
 
 
-class TieTable(_Table):
+class TieTable(Table):
     """Layers whose names match the pattern always take the same rate."""
 
     match: str
 
 
-class SpaceFile(_Table):
+class SpaceFile(Table):
     """A search space as written in TOML.
 
     Attributes:
@@ -69,6 +45,8 @@ class SpaceFile(_Table):
         default: the menu of every layer.
         layer: menus of layers by pattern.
         tie: ties between layers.
+        ties: "found" ties what `found_ties` finds in the model, beside `tie`; "none" ties nothing more. Absent: found
+            where a space without a file has more than `MANY_LAYERS` layers.
     """
 
     kept_dtype: Literal["float16", "float32"] = "float16"
@@ -76,6 +54,7 @@ class SpaceFile(_Table):
     default: MenuTable = Field(default_factory=MenuTable)
     layer: list[LayerTable] = Field(default_factory=list)
     tie: list[TieTable] = Field(default_factory=list)
+    ties: Literal["found", "none"] | None = None
 
 
 def shipped_spaces() -> dict[str, Path]:
@@ -105,7 +84,9 @@ def read_space_file(name_or_path: str | Path) -> SpaceFile:
     try:
         return SpaceFile.model_validate(body)
     except ValidationError as error:
-        raise UsageError(f"space: {path}: {explain_validation(error, SpaceFile, LayerTable, TieTable)}") from error
+        raise UsageError(
+            f"space: {path}: {explain_validation(error, SpaceFile, LayerTable, MoreTable, TieTable)}"
+        ) from error
 
 
 def explain_validation(error: ValidationError, *tables: type[BaseModel]) -> str:
@@ -135,13 +116,14 @@ def make_space(model: ModelShape, space: SpaceFile | None = None, model_name: st
             "model: it has no quantizable layer (Conv1d/2d/3d, ConvTranspose1d/2d/3d or Linear); "
             "FleXOR needs at least one"
         )
+    finds_ties = space.ties == "found" if space is not None else None
     space = space or SpaceFile()
     reasons = _kept_layers(model, space)
     menus: dict[str, tuple[LayerSpec, ...]] = {}
     for layer in model.layers:
         if layer.name not in reasons:
             matching = [table for table in space.layer if fnmatch.fnmatchcase(layer.name, table.match)]
-            menu = _menu(space.default, matching[-1] if matching else None)
+            menu = menu_of(space.default, matching[-1] if matching else None)
             if menu == (KEPT,):
                 reasons[layer.name] = "kept by the space"
             else:
@@ -149,20 +131,13 @@ def make_space(model: ModelShape, space: SpaceFile | None = None, model_name: st
     for table in space.layer:
         _matching(model, table.match)
     groups = _tied_groups(model, space.tie, menus)
+    if finds_ties if finds_ties is not None else len(menus) > MANY_LAYERS:
+        groups = _with_found_ties(model, groups, menus)
     variables = tuple(
-        Variable(names, _by_size(menus[names[0]], [model.by_name[name] for name in names], space.kept_dtype))
+        Variable(names, by_size(menus[names[0]], [model.by_name[name] for name in names], space.kept_dtype))
         for names in groups
     )
     return SearchSpace(model, variables, space.kept_dtype, model_name, tuple(reasons.items()))
-
-
-def _by_size(menu: tuple[LayerSpec, ...], layers: list[LayerShape], kept_dtype: str) -> tuple[LayerSpec, ...]:
-    """The menu by what it costs these very layers, padding and all; at equal cost the higher nominal rate is later."""
-    return tuple(
-        sorted(
-            menu, key=lambda spec: (sum(weight_bits(layer, spec, kept_dtype) for layer in layers), spec.nominal_rate)
-        )
-    )
 
 
 def _kept_layers(model: ModelShape, space: SpaceFile) -> dict[str, str]:
@@ -187,47 +162,18 @@ def _matching(model: ModelShape, pattern: str) -> list[LayerShape]:
     return found
 
 
-def _menu(default: MenuTable, own: MenuTable | None) -> tuple[LayerSpec, ...]:
-    def value(key: str, fallback):
-        for table in (own, default):
-            if table is not None and getattr(table, key) is not None:
-                return getattr(table, key)
-        return fallback
-
-    planes, n_tap, code_seed = value("planes", [1]), value("n_tap", 2), value("code_seed", 0)
-    given = own if own is not None and (own.matrix is not None or own.rates is not None) else default
-    if given.matrix is not None:
-        try:
-            code = XorCode.from_matrix(given.matrix)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise UsageError(f"space: {error}") from error
-        menu = [LayerSpec.from_code(code, count) for count in planes]
-    else:
-        menu = [
-            KEPT if rate == "kept" else LayerSpec(family, *rate, n_planes=count, n_tap=n_tap, code_seed=code_seed)
-            for text in value("rates", DEFAULT_RATES)
-            for rate in _rates(text)
-            for family in value("families", ["systematic"])
-            for count in planes
-        ]
-    if not menu:
-        raise UsageError("space: a menu is empty; give at least one rate, family and number of planes")
-    return tuple(sorted(dict.fromkeys(menu), key=lambda spec: (spec_rate(spec), spec.nominal_rate)))
-
-
-def _rates(text: str) -> list:
-    """ "12/20" -> [(12, 20)]; "1-20/20" -> all of them; "kept" -> ["kept"]."""
-    if text == "kept":
-        return ["kept"]
-    try:
-        n_in, n_out = text.split("/")
-        first, _, last = n_in.partition("-")
-        counts = range(int(first), int(last or first) + 1)
-        if not counts:
-            raise ValueError("an empty range")
-        return [(count, int(n_out)) for count in counts]
-    except ValueError as error:
-        raise UsageError(f"space: rate {text!r} must look like '12/20', '1-20/20' or 'kept'") from error
+def _with_found_ties(
+    model: ModelShape, groups: list[tuple[str, ...]], menus: dict[str, tuple[LayerSpec, ...]]
+) -> list[tuple[str, ...]]:
+    """Groups with the layers that no file tied tied as they are found, where their menus are the same."""
+    free = {names[0] for names in groups if len(names) == 1}
+    layers = [layer for layer in model.layers if layer.name in free]
+    found: dict[str, tuple[str, ...]] = {}
+    for names in found_ties(layers):
+        for menu in dict.fromkeys(menus[name] for name in names):
+            same = tuple(name for name in names if menus[name] == menu)
+            found |= dict.fromkeys(same, same)
+    return list(dict.fromkeys(found.get(names[0], names) for names in groups))
 
 
 def _tied_groups(

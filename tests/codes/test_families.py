@@ -67,6 +67,19 @@ def test_one_stored_bit_is_repeated(family):
 
 
 @given(sizes, seeds)
+def test_dense_codes_have_full_rank_and_rows_of_two_or_more_that_repeat_evenly(size, seed):
+    code = make_code("dense", *size, seed=seed)
+    assert code.taps[: code.n_in] == tuple((j,) for j in range(code.n_in))
+    assert code.rank == code.n_in
+    rows = code.taps[code.n_in :]
+    assert all(len(taps) >= min(2, code.n_in) for taps in rows)
+    counts = Counter(rows).values()
+    supply = max(2**code.n_in - 1 - code.n_in, 1)
+    assert len(counts) == min(len(rows), supply)
+    assert max(counts, default=0) - min(counts, default=0) <= 1
+
+
+@given(sizes, seeds)
 def test_systematic_codes_nest(size, seed):
     n_in, n_out = size
     small, large = make_code("systematic", n_in, n_out, seed=seed), make_code("systematic", n_out, n_out, seed=seed)

@@ -1,0 +1,71 @@
+"""Ties between layers that are alike: the layers of a stage, or the same part of every block.
+
+A network of many layers has few kinds of them. Tied layers share one rate, so that the search has few choices; where
+the measurements support it, single layers are let go again (`tuning.refine`).
+"""
+
+from collections.abc import Iterable, Sequence
+
+from flexor_search.errors import UsageError
+from flexor_search.planning.model_shape import LayerShape
+from flexor_search.planning.space import SearchSpace, Variable
+
+
+def found_ties(layers: Iterable[LayerShape]) -> list[tuple[str, ...]]:
+    """Groups of layers of one kind and weight shape whose names begin with the same path, up to its first number.
+
+    Args:
+        layers: of a model, in its order.
+
+    Returns:
+        Every layer in one group, groups and their layers in the order of the model: `layer2.0.conv2` and
+        `layer2.1.conv1` of a ResNet are one (32, 32, 3, 3) of `layer2`, `layer2.0.conv1` with its fewer inputs is
+        another.
+
+    Example:
+        >>> shapes = [("a.0.conv", (8, 8)), ("a.1.conv", (8, 8)), ("b.0.conv", (8, 8)), ("a.2.conv", (8, 4))]
+        >>> found_ties([LayerShape(name, "Linear", shape, 8, False) for name, shape in shapes])
+        [('a.0.conv', 'a.1.conv'), ('b.0.conv',), ('a.2.conv',)]
+    """
+    groups: dict[tuple, list[str]] = {}
+    for layer in layers:
+        key = (_path(layer.name), layer.kind, layer.weight_shape, layer.transposed_groups)
+        groups.setdefault(key, []).append(layer.name)
+    return [tuple(names) for names in groups.values()]
+
+
+def _path(name: str) -> str:
+    """What stands before the first number of a name; of a name without one, the name of its parent."""
+    parts = name.split(".")
+    numbered = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return ".".join(parts[: numbered if numbered is not None else -1])
+
+
+def untied(space: SearchSpace) -> SearchSpace:
+    """The same space with every layer a choice of its own, in the order of the model."""
+    menus = {name: variable.menu for variable in space.variables for name in variable.layers}
+    names = [layer.name for layer in space.model.layers if layer.name in menus]
+    return _with(space, tuple(Variable((name,), menus[name]) for name in names))
+
+
+def tied(space: SearchSpace, groups: Sequence[Sequence[str]]) -> SearchSpace:
+    """A space in which each group of layers is one choice.
+
+    Args:
+        space: one in which every layer is a choice of its own.
+        groups: names of layers, each layer in one group.
+
+    Raises:
+        UsageError: the layers of a group have different menus, or the groups do not hold every layer once.
+    """
+    menus = {name: variable.menu for variable in space.variables for name in variable.layers}
+    if sorted(name for names in groups for name in names) != sorted(menus):
+        raise UsageError(f"ties: every searched layer must be in one group, got {list(map(list, groups))}")
+    for names in groups:
+        if any(menus[name] != menus[names[0]] for name in names):
+            raise UsageError(f"ties: layers {', '.join(names)} have different menus; give them the same rates")
+    return _with(space, tuple(Variable(tuple(names), menus[names[0]]) for names in groups))
+
+
+def _with(space: SearchSpace, variables: tuple[Variable, ...]) -> SearchSpace:
+    return SearchSpace(space.model, variables, space.kept_dtype, space.model_name, space.kept_reasons)

@@ -1,0 +1,259 @@
+"""ResNet-20 on Fashion-MNIST: does one shared network find a better allocation of 18 layers than the rules of thumb?
+
+python studies/resnet20-fashion-mnist/run.py --seconds 3600          # small form: 14x14 images, 16,384 for training
+python studies/resnet20-fashion-mnist/run.py --size full             # full size, for a GPU: trained in stacks
+python studies/resnet20-fashion-mnist/run.py --seconds 0             # only print what is there
+
+In this order, each step written down as soon as it is done, so that it can be stopped at any time and called again:
+1. one shared network of all allocations is trained;
+2. 300 random allocations are scored on it (shared_scores.csv);
+3. the model of accuracy is fitted to the scores alone and names its best under each budget (picks.json), never changed
+   after that;
+4. every candidate trains by one recipe with 5 seeds (trainings.csv): the pick, uniform, stages like 20/16/7, and
+   weights^-gamma, whose gamma is the best of four by validation accuracy over 2 other seeds;
+5. 30 random allocations train with two seeds, to be compared with what was predicted before any training.
+
+Candidates are chosen by validation accuracy; test accuracies are only printed.
+"""
+
+import argparse
+import csv
+import json
+import math
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from train_table import Job, mean_and_error, points, read_table, train_table, use_threads
+
+from flexor_search.planning import (
+    Allocation,
+    Budget,
+    SearchSpace,
+    make_space,
+    nearest_uniform,
+    project_log_rates,
+    read_space_file,
+    size_rule,
+)
+from flexor_search.quantization import describe
+from flexor_search.tuning import SHARED, SHARED_LOSS, Observation, Silent, closed_recipe, fit_accuracy_model
+from flexor_search.workloads import Data, Workload, workload
+
+HERE = Path(__file__).parent
+BUDGETS = tuple(map(Budget.parse, ("0.3bpw", "0.4bpw", "0.47bpw", "0.6bpw")))
+GAMMAS = (0.25, 0.5, 0.75, 1.0)
+SEEDS, GAMMA_SEEDS, RANDOM_SEEDS = (101, 102, 103, 104, 105), (11, 12), (21, 22)
+SCORES, RANDOMS, SHARED_EPOCHS = 300, 30, 10
+STAGES = {"layer1": 20, "layer2": 16, "layer3": 7}
+RULES = ("uniform", "stages", "size rule")
+
+
+def random_allocations(space: SearchSpace, count: int, seed: int) -> list[Allocation]:
+    """Allocations of all sizes: each layer's rate around a rate of the whole network."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    found = []
+    for _ in range(count):
+        middle = random.uniform(math.log(0.15), math.log(0.9))
+        rates = [math.exp(middle + random.normal(0, 0.6)) for _ in space.variables]
+        profile = tuple(
+            int(np.argmin([abs(spec.rate - rate) for spec in variable.menu]))
+            for variable, rate in zip(space.variables, rates, strict=True)
+        )
+        found.append(space.allocation(profile))
+    return found
+
+
+def shared_scores(folder: Path, space: SearchSpace, task: Workload, data: Data) -> list[Observation]:
+    """Train the shared network and score allocations on it, or read what an earlier call left."""
+    path, columns = folder / "shared_scores.csv", ("allocation", "accuracy", "loss")
+    known = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+    known = [row for row in known if row["loss"]]
+    if len(known) < SCORES:
+        from flexor_search.training import Checkpoint, seeded
+        from flexor_search.training.checkpoint import read_checkpoint, write_checkpoint
+        from flexor_search.training.shared import ProfileScorer, shared_model, train_shared
+
+        device = device_name()
+        recipe = closed_recipe(task.build, data, task.recipe, device, space.dearest, {}, Silent())
+        recipe = replace(recipe, epochs=SHARED_EPOCHS)
+        with seeded(0):
+            model = shared_model(task.build(), space, recipe)
+        weights, identity = folder / "shared.safetensors", [recipe.to_json(), len(data.train)]
+        if weights.exists():
+            model.load_state_dict(read_checkpoint(weights)[0])
+        else:
+            checkpoint = Checkpoint(folder / "unfinished.safetensors", identity=identity, tell=print)
+            options = {"seed": 0, "device": device, "paths": "random", "checkpoint": checkpoint}
+            result = train_shared(model, space, data, recipe, **options)
+            write_checkpoint(weights, model.state_dict(), identity)
+            checkpoint.path.unlink(missing_ok=True)
+            print(f"shared network: {result.train_seconds:.0f} s", flush=True)
+        scorer = ProfileScorer(model, data, recipe, device)
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(known)
+            for allocation in random_allocations(space, SCORES, seed=1)[len(known) :]:
+                score = scorer(space.profile(allocation))
+                values = (allocation.label, f"{score.accuracy:.4f}", f"{score.loss:.5f}")
+                known.append(dict(zip(columns, values, strict=True)))
+                writer.writerow(known[-1])
+                file.flush()
+    found = []
+    for allocation, row in zip(random_allocations(space, SCORES, seed=1), known, strict=True):
+        found.append(Observation(allocation, float(row["accuracy"]), SHARED))
+        found.append(Observation(allocation, -float(row["loss"]), SHARED_LOSS))
+    return found
+
+
+def picks(folder: Path, space: SearchSpace, observed: list[Observation]) -> dict[str, Allocation]:
+    """The model's best under each budget, named once."""
+    path = folder / "picks.json"
+    if not path.exists():
+        model = fit_accuracy_model(space, observed)
+        named = {budget.text: model.best_under(budget).to_json() for budget in BUDGETS}
+        path.write_text(json.dumps({"picks": named, "model": model.to_json()}, indent=1) + "\n", encoding="utf-8")
+    named = json.loads(path.read_text(encoding="utf-8"))["picks"]
+    return {text: Allocation.from_json(space.model, body) for text, body in named.items()}
+
+
+def rules(space: SearchSpace, budget: Budget) -> dict[str, Allocation]:
+    """Uniform, the stage mix and all the size rules, on any n_in from 1 to 20."""
+    file = read_space_file("resnet20-layers")
+    fine = make_space(space.model, file, space.model_name)
+    stage_rates = [math.log(STAGES[variable.name.split(".")[0]]) for variable in fine.variables]
+    uniform = nearest_uniform(fine, budget)
+    assert uniform is not None
+    return {
+        "uniform": uniform,
+        "stages": fine.allocation(project_log_rates(fine, stage_rates, budget)),
+        **{f"gamma {gamma:g}": size_rule(fine, budget, gamma) for gamma in GAMMAS},
+    }
+
+
+def best_gamma(rows: list[dict[str, str]], budget: Budget) -> str | None:
+    """The size rule of best mean validation accuracy over its own seeds; None while some are not trained."""
+    means = {}
+    for gamma in GAMMAS:
+        values = points(rows, f"{budget.text} gamma {gamma:g}", "val_accuracy")
+        if len(values) < len(GAMMA_SEEDS):
+            return None
+        means[f"gamma {gamma:g}"] = sum(values) / len(values)
+    return max(means, key=lambda name: means[name])
+
+
+def print_results(rows: list[dict[str, str]], predicted: np.ndarray) -> None:
+    """All there is: candidates of each budget, differences with standard errors, prediction against training."""
+    over_uniform, over_best = [], []
+    for budget in BUDGETS:
+        names = [name for name in ("pick", *RULES) if points(rows, f"{budget.text} {name}", "val_accuracy")]
+        if not names:
+            continue
+        print(f"\nat most {budget.text}")
+        values = {
+            n: {c: points(rows, f"{budget.text} {n}", c) for c in ("val_accuracy", "test_accuracy")} for n in names
+        }
+        for name in names:
+            row = next(row for row in rows if row["name"] == f"{budget.text} {name}")
+            (val, val_error), (test, test_error) = map(mean_and_error, values[name].values())
+            print(
+                f"  {name:<10} {float(row['bits_per_weight']):.3f} bpw  validation {val:.2f} +- {val_error:.2f}  "
+                f"test {test:.2f} +- {test_error:.2f}  ({len(values[name]['val_accuracy'])} seeds)  {row['label']}"
+            )
+        chosen = max(names, key=lambda name: mean_and_error(values[name]["val_accuracy"])[0])
+        print(f"  chosen by validation: {chosen}")
+        test = {name: mean_and_error(values[name]["test_accuracy"]) for name in names}
+        apart = {name: (test[chosen][0] - test[name][0], math.hypot(test[chosen][1], test[name][1])) for name in names}
+        for name in (name for name in names if name != chosen):
+            print(f"    over {name}: {apart[name][0]:+.2f} +- {apart[name][1]:.2f} points of test accuracy")
+        if set(RULES) <= set(names):
+            over_uniform.append(apart["uniform"])
+            best_rule = max(RULES, key=lambda name: mean_and_error(values[name]["val_accuracy"])[0])
+            over_best.append(apart[best_rule])
+    for name, some in (("uniform", over_uniform), ("the best rule of thumb by validation", over_best)):
+        if some:
+            mean = sum(value for value, _ in some) / len(some)
+            error = math.sqrt(sum(error**2 for _, error in some)) / len(some)
+            print(f"\nmean over {len(some)} budgets, chosen over {name}: {mean:+.2f} +- {error:.2f} points")
+    both = {
+        seed: {row["name"]: float(row["val_accuracy"]) for row in rows if row["seed"] == str(seed)}
+        for seed in RANDOM_SEEDS
+    }
+    first, second = both.values()
+    names = [name for name in (f"random {i}" for i in range(RANDOMS)) if name in first]
+    if len(names) > 2 and len(predicted):
+        worth = [predicted[int(name.split()[1])] for name in names]
+        rank = spearmanr(worth, [first[name] for name in names]).statistic
+        print(f"\n{len(names)} random allocations: Spearman of prediction and validation accuracy {rank:.3f}")
+        twice = [name for name in names if name in second]
+        if len(twice) > 2:
+            ceiling = spearmanr([first[n] for n in twice], [second[n] for n in twice]).statistic
+            means = [first[n] + second[n] for n in twice]
+            rank = spearmanr([predicted[int(n.split()[1])] for n in twice], means).statistic
+            print(f"{len(twice)} of them twice: between the two seeds {ceiling:.3f}, prediction and mean {rank:.3f}")
+
+
+def device_name() -> str:
+    """Where to train."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main() -> None:
+    """Do what is missing while there is time, then print what there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("small", "full"), default="small")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing later than this")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--folder", type=Path, default=None, help="default: a folder beside this script")
+    given = parser.parse_args()
+    started, folder = time.monotonic(), given.folder or HERE / given.size
+    folder.mkdir(parents=True, exist_ok=True)
+    use_threads(given.threads)
+    task = workload("resnet20-fashion-mnist-small" if given.size == "small" else "resnet20-fashion-mnist")
+    space = make_space(describe(task.build()), read_space_file(HERE / "space.toml"), task.name)
+    table = folder / "trainings.csv"
+    complete = (folder / "shared_scores.csv").exists() and (folder / "picks.json").exists()
+    if given.seconds <= 0 and not complete:
+        print("nothing is there yet: the shared network comes first")
+        return
+    data = task.load(given.data_dir)
+    observed = shared_scores(folder, space, task, data)
+    named = picks(folder, space, observed)
+    fixed = {budget: rules(space, budget) for budget in BUDGETS}
+    randoms = random_allocations(space, RANDOMS, seed=2)
+
+    def left() -> float:
+        return given.seconds - (time.monotonic() - started)
+
+    jobs = [
+        Job(f"{budget.text} gamma {gamma:g}", fixed[budget][f"gamma {gamma:g}"], seed)
+        for seed in GAMMA_SEEDS
+        for budget in BUDGETS
+        for gamma in GAMMAS
+    ]
+    rows = train_table(table, jobs, task, data, left())
+    jobs = []
+    for seed in SEEDS:
+        for budget in BUDGETS:
+            candidates = {"pick": named[budget.text], **{name: fixed[budget][name] for name in ("uniform", "stages")}}
+            if (gamma := best_gamma(rows, budget)) is not None:
+                candidates["size rule"] = fixed[budget][gamma]
+            jobs += [Job(f"{budget.text} {name}", one, seed) for name, one in candidates.items()]
+    for seed in RANDOM_SEEDS:
+        jobs += [Job(f"random {i}", one, seed) for i, one in enumerate(randoms)]
+    train_table(table, jobs, task, data, left())
+    predicted = fit_accuracy_model(space, observed).predict(randoms)[0]
+    print_results(read_table(table), predicted)
+
+
+if __name__ == "__main__":
+    main()
