@@ -127,4 +127,4 @@ def test_budgets_below_and_above_one_bit_are_met_by_rules_and_projection(text):
         assert any(spec.n_planes == 2 for spec in used.specs)
         uniform = nearest_uniform(space, budget)
         assert uniform is not None
-        assert {spec.label for spec in uniform.specs if not spec.is_kept} == {"2x14/20"}
+        assert {spec.label for spec in uniform.specs if not spec.is_kept} <= {"2x13/20", "2x14/20"}  # padding counts
