@@ -43,19 +43,20 @@ from flexor_search.tuning import (
     time_plan,
     trials_ahead,
 )
-from flexor_search.workloads import name_of
+from flexor_search.workloads import Given, name_of
 
 __all__ = ["export", "report", "resume", "search", "verify"]
 
 
 @orderly()
-def search(question: Question, folder: str | Path, observer: Observer | None = None) -> Run:
+def search(question: Question, folder: str | Path, observer: Observer | None = None, given: Given | None = None) -> Run:
     """Search, confirm, pack, verify and report. In a folder of the same question it continues where that one ended.
 
     Args:
         question: what is asked.
         folder: of the run; made if it does not exist.
         observer: is told of progress.
+        given: model and data, where they are objects.
 
     Returns:
         The run, with summary.json, front.csv, report.html and a verified packed file for each budget.
@@ -65,7 +66,7 @@ def search(question: Question, folder: str | Path, observer: Observer | None = N
         KeyboardInterrupt: passed on after everything that was found has been packed and reported.
     """
     observer = observer or Silent()
-    planned = plan(question.needs_budget())
+    planned = plan(question.needs_budget(), given)
     for budget in planned.budgets:
         if exceeds_space(planned.space, budget):
             most = budget.show(budget.size_of(planned.space.dearest, planned.space.model_name))

@@ -27,10 +27,17 @@ STRATEGIES = ("auto", "supernet", "direct")
 WORKLOADS = (
     "digits-convnet",
     "lenet5-fashion-mnist",
+    "lenet5-mnist",
+    "resnet18-imagenet",
+    "resnet20-cifar10",
     "resnet20-fashion-mnist",
     "resnet20-fashion-mnist-small",
+    "resnet32-cifar10",
 )
 """Names of the built-in workloads, told here without importing them."""
+
+GIVEN = "<given in Python"
+"""How `model` and `data` begin where they are no names but objects; they are not in run.toml, so not to be resumed."""
 
 SEARCH = ("search",)
 PLAN = ("search", "plan")

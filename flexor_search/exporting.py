@@ -26,6 +26,7 @@ from flexor_search.planning import Budget, file_layout
 from flexor_search.question import plan
 from flexor_search.runs import DONE, Measurement, MetricWords, Run
 from flexor_search.tuning import (
+    Group,
     Observer,
     Silent,
     allocation_of,
@@ -35,6 +36,7 @@ from flexor_search.tuning import (
     packing_warnings,
     ship,
 )
+from flexor_search.workloads import Given
 
 PROBE_IMAGES = 16
 """Validation images that an ONNX file's logits are compared on."""
@@ -49,12 +51,14 @@ class Trained:
         measurement: which one.
         question: of the run.
         observer: is told what cannot be checked here.
+        given: model and data of the run, where they were objects.
     """
 
     run: Run
     measurement: Measurement
     question: Question
     observer: Observer
+    given: Given | None = None
 
 
 def export(
@@ -63,6 +67,7 @@ def export(
     trial: int | None = None,
     to: str | Path | None = None,
     observer: Observer | None = None,
+    given: Given | None = None,
 ) -> Path:
     """Write any allocation that a run trained.
 
@@ -76,6 +81,7 @@ def export(
             model.safetensors. Folders that are not there are made.
             Default model-BUDGET.safetensors or model-trial-N.safetensors in the run folder.
         observer: is told what the packing saved.
+        given: model and data of the run, where they were given as objects.
 
     Returns:
         The path written; what lies there has been verified.
@@ -93,8 +99,8 @@ def export(
             raise UsageError("export: give either --budget or --trial, not both")
         chosen, name = _finished(run, trial), f"trial-{trial}"
     else:
-        limit = _budget(run, budget)
-        chosen, name = _best_fitting(run, question, limit), limit.text
+        limit = budget_of(run, budget)
+        chosen, name = best_fitting(run, limit, given).best, limit.text
     if to is None or form is None:
         ship(run, chosen, name, json.loads(chosen.allocation))
         path = run.folder / f"model-{name}.safetensors"
@@ -104,7 +110,7 @@ def export(
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(path, error) from error
-        form.write(Trained(run, chosen, question, observer), path)
+        form.write(Trained(run, chosen, question, observer, given), path)
     packing = run.packing(chosen.number)
     for line in (*packing_lines(packing), *packing_warnings(packing, MetricWords.of(run.question))):
         observer.message(line)
@@ -127,7 +133,7 @@ def _to_onnx(trained: Trained, target: Path) -> None:
     from flexor_search.packing.onnx_file import save_onnx
     from flexor_search.packing.onnx_verify import prove_onnx
 
-    task = plan(trained.question).workload
+    task = plan(trained.question, trained.given).workload
     data = task.load(Path(trained.question.data_dir) if trained.question.data_dir else None)
     images, _ = data.validation.batch(slice(0, PROBE_IMAGES))
     packed = load(trained.run.trained_path(trained.measurement.number))
@@ -207,11 +213,15 @@ def verify(path: str | Path) -> Checks:
     return FORMATS[ending].verify(path)
 
 
-def _budget(run: Run, text: str) -> Budget:
-    """The budget asked for, or the only one that the run has."""
+def budget_of(run: Run, text: str) -> Budget:
+    """The budget asked for, or the only one that the run has.
+
+    Raises:
+        UsageError: none was asked for, and the run has several.
+    """
     own = [str(budget) for budget in run.question.get("budgets") or []]
     if not text and len(own) != 1:
-        raise UsageError(f"export: the run has the budgets {', '.join(own)}; give one as --budget, or a --trial")
+        raise UsageError(f"budget: the run has the budgets {', '.join(own)}; name one, or a trial")
     return Budget.parse(text or own[0])
 
 
@@ -224,8 +234,18 @@ def _finished(run: Run, number: int) -> Measurement:
     return found
 
 
-def _best_fitting(run: Run, question: Question, budget: Budget) -> Measurement:
-    space = plan(replace(question, budget=budget.text)).space
+def best_fitting(run: Run, budget: Budget, given: Given | None = None) -> Group:
+    """The trainings of the best allocation that fits a budget: of those confirmed, else of the search's own.
+
+    Args:
+        run: that trained them.
+        budget: any.
+        given: model and data of the run, where they were given as objects.
+
+    Raises:
+        RunError: nothing that fits has been trained.
+    """
+    space = plan(replace(Question.from_run(run), budget=budget.text), given).space
     group = choose(space, budget, run)
     if group is not None:
         predicted = file_layout(allocation_of(space, group.best), space.model_name).file_bytes
@@ -234,7 +254,7 @@ def _best_fitting(run: Run, question: Question, budget: Budget) -> Measurement:
                 f"{run.folder} was made by a version whose files have other sizes, so {budget.text} cannot be "
                 "promised; give the budget in bits per weight, or a --trial"
             )
-        return group.best
+        return group
     sizes = sorted({m.bits_per_weight for m in run.measurements if m.state == DONE})
     raise RunError(
         f"no trained model of {run.folder} fits {budget.text}; bits per weight trained: "

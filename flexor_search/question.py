@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from flexor_search import __version__
-from flexor_search.asking import Question
-from flexor_search.errors import UsageError
+from flexor_search.asking import GIVEN, Question
+from flexor_search.errors import RunError, UsageError
 from flexor_search.planning import (
     KEPT,
     Budget,
@@ -28,7 +28,7 @@ from flexor_search.planning.space import Variable
 from flexor_search.quantization import describe
 from flexor_search.runs import StorageName
 from flexor_search.training import seeded
-from flexor_search.workloads import DEFAULT_WORKLOAD, Workload, user_own, user_workload, workload
+from flexor_search.workloads import DEFAULT_WORKLOAD, Given, Workload, user_own, user_workload, workload
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,28 @@ class Plan:
     device: str
 
 
-def plan(question: Question) -> Plan:
+def plan(question: Question, given: Given | None = None) -> Plan:
     """Resolve a question: the layers, their menus, the reachable sizes. No data is loaded, nothing is trained.
 
+    Args:
+        question: what is asked.
+        given: model and data, where they are objects.
+
     Raises:
+        RunError: it is of a run whose model was given as an object, and none is given.
         UsageError: a name, pattern, rate or budget that is wrong, or a budget below the least reachable size.
         ModelError: the model cannot be used.
     """
     recipe_given = Recipe.read(question.recipe) if question.recipe and question.model else None
     own = user_own(question.train, question.metric)
-    if question.model:
+    if given is not None:
+        task = given.workload(recipe_given or Recipe(), question.seed, own)
+    elif question.model.startswith(GIVEN) or question.data.startswith(GIVEN):
+        raise RunError(
+            "this run's model or data were given in Python, and are not in run.toml; give the same objects again: "
+            "fs.open_run(folder, model, data), or fs.search(model, data, ..., out=folder) to go on with it"
+        )
+    elif question.model:
         task = user_workload(question.model, question.data, recipe_given or Recipe(), question.seed, own)
     else:
         task = replace(workload(question.workload or DEFAULT_WORKLOAD), own=own)
@@ -74,16 +86,17 @@ def plan(question: Question) -> Plan:
     return Plan(task, space, budgets, device_of(question.device))
 
 
-def plan_tables(question: Question) -> dict[str, Any]:
+def plan_tables(question: Question, given: Given | None = None) -> dict[str, Any]:
     """The plan as plain tables: every layer with what it may take and cost, and the reachable sizes.
 
     Args:
         question: its budgets, if it has any, are checked.
+        given: model and data, where they are objects.
 
     Returns:
         "layers" (a row each), "notes" (lines for people) and "reachable" (least and most, bits per weight and bytes).
     """
-    planned = plan(question)
+    planned = plan(question, given)
     found = planned.space
     variable_of = {name: variable for variable in found.variables for name in variable.layers}
     reasons = dict(found.kept_reasons)

@@ -66,6 +66,12 @@ def watching(quiet: bool) -> Iterator["LiveObserver | None"]:
         yield None
         return
     console = Console(stderr=True)
+    with bar(console, transient=True, disable=not console.is_terminal) as progress:
+        yield LiveObserver(console, progress)
+
+
+def bar(console: Console, **how: Any) -> Progress:
+    """The bar of a run: phase and trials, time, best so far, what is under way."""
     columns = (
         TextColumn("{task.description} {task.fields[count]}"),
         BarColumn(bar_width=16),
@@ -75,8 +81,7 @@ def watching(quiet: bool) -> Iterator["LiveObserver | None"]:
         TextColumn("[bold]{task.fields[best]}"),
         TextColumn("[dim]{task.fields[what]}"),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield LiveObserver(console, progress)
+    return Progress(*columns, console=console, **how)
 
 
 def print_results(run: "Run") -> None:

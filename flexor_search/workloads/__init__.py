@@ -10,6 +10,7 @@ from flexor_search.workloads import (
     resnet_cifar10,
 )
 from flexor_search.workloads.data import Data, Split, user_data
+from flexor_search.workloads.given import Given, given_name, kept_values
 from flexor_search.workloads.image_files import FileSplit
 from flexor_search.workloads.own import NO_OWN, Own, name_of
 from flexor_search.workloads.user import user_own, user_workload
@@ -45,9 +46,12 @@ __all__ = [
     "WORKLOADS",
     "Data",
     "FileSplit",
+    "Given",
     "Own",
     "Split",
     "Workload",
+    "given_name",
+    "kept_values",
     "name_of",
     "user_data",
     "user_own",

@@ -1,0 +1,163 @@
+"""A run in Python: what a search found, as tables and models."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from flexor_search import exporting
+from flexor_search.asking import Question
+from flexor_search.errors import RunError
+from flexor_search.packing import load_packed
+from flexor_search.planning import Budget, LayerSpec
+from flexor_search.question import plan
+from flexor_search.reporting import front, inline_html, write_report
+from flexor_search.runs import MetricWords
+from flexor_search.runs import Run as Folder
+from flexor_search.workloads import Given
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best model of a run under a budget.
+
+    Attributes:
+        budget: it was asked for with.
+        path: of its packed file, verified.
+        bits_per_weight: of the searched layers, as stored.
+        file_bytes: of the packed file.
+        val_accuracy: mean over its trainings, a fraction.
+        test_accuracy: mean over its trainings, a fraction; None where the test set was not read for it.
+        layers: layer name -> what it takes, "12/20" or "kept".
+        run: it belongs to.
+    """
+
+    budget: str
+    path: Path
+    bits_per_weight: float
+    file_bytes: int
+    val_accuracy: float
+    test_accuracy: float | None
+    layers: dict[str, str]
+    run: "Run" = field(repr=False, compare=False)
+
+    def load(self, *, keep_packed: bool = False) -> nn.Module:
+        """The model, for evaluation, in float32; `keep_packed` as in `load_packed`."""
+        built_in = self.run.question.get("workload")
+        model = None if built_in else plan(Question.from_run(self.run.record), self.run.given).workload.build()
+        return load_packed(self.path, model, keep_packed=keep_packed)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, and the model and data that it needs where those were given as objects.
+
+    In a notebook it shows its results and accuracy against size.
+
+    Attributes:
+        record: everything in the folder.
+        given: model and data, where they were objects.
+
+    Example:
+        >>> import tempfile, torch, flexor_search as fs
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> def net():
+        ...     return torch.nn.Sequential(torch.nn.Linear(16, 80), torch.nn.ReLU(), torch.nn.Linear(80, 2))
+        >>> data = [(torch.randn(32, 16), torch.arange(32) % 2) for _ in range(3)]
+        >>> short = fs.Question(trials=2, epochs=1, seeds=1)
+        >>> fs.search(net, data, "0.7bpw", short, out=folder.name, observer=fs.Silent()).front().columns[4]
+        'bits_per_weight'
+        >>> run = fs.open_run(folder.name, net, data)
+        >>> run.best().bits_per_weight <= 0.7, run.best().layers["2"]
+        (True, 'kept')
+        >>> run.report().name, run.export(to=f"{folder.name}/hub/").name
+        ('report.html', 'hub')
+        >>> fs.verify(f"{folder.name}/hub").passed[0]
+        'container is whole and its SHA-256 matches every byte'
+        >>> more = fs.resume(folder.name, net, data, {"trials": 3}, observer=fs.Silent())
+        >>> len(more.measurements()) > len(run.measurements())
+        True
+        >>> folder.cleanup()
+    """
+
+    record: Folder
+    given: Given | None = field(default=None, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self.record.folder
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """What was asked, with every default filled in."""
+        return self.record.question
+
+    def summary(self) -> dict[str, Any] | None:
+        """What came out, as in summary.json; None before there is anything."""
+        return self.record.summary()
+
+    def measurements(self) -> "pd.DataFrame":
+        """Every training, a row each."""
+        return self.record.frame()
+
+    def front(self) -> "pd.DataFrame":
+        """The most accurate allocation for every size: of trainings in full, then of the search's shorter ones.
+
+        Returns:
+            Columns fidelity ("confirm" or "search"), kind, digest, label, bits_per_weight, nominal_bits_per_weight,
+            payload_bits, file_bytes, val_accuracy, val_std, seeds.
+        """
+        return front(self.record)
+
+    def best(self, budget: str = "") -> Best:
+        """The most accurate model that was trained and fits a budget.
+
+        Args:
+            budget: any; default the run's own, if it has one alone.
+
+        Raises:
+            UsageError: no budget, or one below the least reachable size.
+            RunError: nothing that fits was trained.
+        """
+        limit = exporting.budget_of(self.record, budget)
+        for entry in (self.summary() or {}).get("budgets", []):
+            own = Budget.parse(entry["budget"])
+            if (own.kind, own.value) == (limit.kind, limit.value):
+                path = self.folder / f"model-{entry['budget']}.safetensors"
+                return self._best(own, path, entry, entry["val_accuracy"]["mean"], entry["test_accuracy"])
+        group = exporting.best_fitting(self.record, limit, self.given)
+        shipped = group.best
+        body = {"bits_per_weight": shipped.bits_per_weight, "allocation": json.loads(shipped.allocation)}
+        return self._best(limit, self.record.trained_path(shipped.number), body, group.mean, None)
+
+    def _best(self, limit: Budget, path: Path, body: dict[str, Any], mean: float, tested: dict | None) -> Best:
+        if not path.is_file():
+            raise RunError(f"{path} is not there; write it again with run.export({limit.text!r})")
+        layers = {name: LayerSpec.from_json(spec).label for name, spec in body["allocation"]["layers"].items()}
+        sizes = float(body["bits_per_weight"]), path.stat().st_size
+        return Best(limit.text, path, *sizes, mean, tested["mean"] if tested else None, layers, self)
+
+    def export(self, budget: str = "", trial: int | None = None, to: str | Path | None = None) -> Path:
+        """Write any allocation that was trained; see `fs.export`."""
+        return exporting.export(self.folder, budget, trial, to, None, self.given)
+
+    def report(self) -> Path:
+        """Write report.html and front.csv, and return the report's path."""
+        return write_report(self.record)
+
+    def _repr_html_(self) -> str:
+        return inline_html(self.record)
+
+    def __str__(self) -> str:
+        words = MetricWords.of(self.question)
+        entries = (self.summary() or {}).get("budgets", [])
+        found = [
+            f"{one['budget']}: {words.text(one['val_accuracy']['mean'])}, {one['file_bytes']:,} B" for one in entries
+        ]
+        return f"run in {self.folder}; {'; '.join(found) or 'nothing was chosen yet'}"
