@@ -151,11 +151,12 @@ def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
 
 def markdown(study: StudyFile, table: Sequence[TableRow], differences: Sequence[Difference], left: int) -> str:
     """The table for people."""
-    state = (
-        f"Not finished: {left} trainings are to be made, and the test set has not been read."
-        if left or any(math.isnan(row.test) and row.seeds for row in table)
-        else "Finished; the test set was read once with each trained model."
-    )
+    if left:
+        state = f"Not finished: {left} trainings are to be made, and the test set has not been read."
+    elif any(math.isnan(row.test) and row.seeds for row in table):
+        state = "The rows asked for are trained; the test set is read when the whole study is."
+    else:
+        state = "Finished; the test set was read once with each trained model."
     parts = [
         f"# {study.question}",
         "",
