@@ -16,6 +16,7 @@ import typer
 from flexor_search import __version__
 from flexor_search.completing import run_folders
 from flexor_search.errors import FlexorError, UsageError
+from flexor_search.files import is_about_the_disk
 from flexor_search.interrupts import interrupt
 from flexor_search.options import asks
 
@@ -234,7 +235,12 @@ def main() -> None:
         _fail(str(error), 2 if isinstance(error, UsageError) else 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
+    except MemoryError:
+        _fail("the memory does not last; end other programs, or ask for a smaller batch in a --recipe", 1)
     except Exception as error:
+        if isinstance(error, OSError) and is_about_the_disk(error):
+            place = f" {error.filename}" if error.filename else ""
+            _fail(f"cannot write{place}: {error.strerror}; free space or choose another folder", 1)
         if not hasattr(error, "exit_code"):
             raise
         _fail_parsing(error)

@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one, whatever ends the process or the machine."""
 
+import errno
 import json
 import os
 from contextlib import suppress
@@ -40,6 +41,11 @@ def flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def is_about_the_disk(error: OSError) -> bool:
+    """Whether an error is a full or read-only disk: nothing that the program could have avoided."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def write_json(path: Path, body: Any) -> None:

@@ -1,5 +1,6 @@
 """Killed, interrupted, out of time, out of disk: what was found stays, and is gone on with."""
 
+import errno
 import json
 import os
 import shutil
@@ -45,8 +46,7 @@ def test_killed_twice_a_run_comes_to_what_it_would_have_come_to(real_run, tmp_pa
     whole, again = Run.open(real_run.folder), Run.open(folder)
     assert len({m.key for m in again.measurements}) == len(again.measurements)  # nothing was trained twice
     assert without_time(again).equals(without_time(whole))
-    assert again.summary() == whole.summary()
-    for name in ("model-0.7bpw.safetensors", "test_readings.json"):
+    for name in ("summary.json", "model-0.7bpw.safetensors", "test_readings.json"):
         assert (folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
@@ -147,6 +147,31 @@ def test_when_the_time_is_up_the_best_is_kept_and_confirmed(command, tmp_path):
     assert entry["val_accuracy"]["seeds"] == [1000, 1001]
     assert entry["test_accuracy"] is not None
     verify_file(tmp_path / "run" / "model-0.6bpw.safetensors")
+    (tmp_path / "mine.py").write_text(f"{MODULE}\n# another one\n")
+    refused = command("resume", "run", "--quiet")
+    assert refused.code == 1
+    assert "run belongs to another question; what differs: source of mine (there " in refused.last_line
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/there/x"),
+            "cannot write /there/x: No space left on device",
+        ),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot write: Read-only file system; free space or"),
+        (MemoryError(), "the memory does not last"),
+    ],
+)
+def test_a_machine_that_gives_out_anywhere_is_told_in_one_line(command, monkeypatch, error, words):
+    def give_out(*_args):
+        raise error
+
+    monkeypatch.setattr(api, "check_fits", give_out)
+    ended = command(*QUESTION, "--out", "run")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert words in ended.err
 
 
 def test_a_disk_that_is_full_ends_the_run_in_words(tmp_path):
