@@ -82,13 +82,13 @@ def search(question: Question, folder: str | Path, observer: Observer | None = N
     recipe = closed_recipe(
         task.build, data, task.recipe, planned.device, planned.space.dearest, earlier, observer, task.own
     )
-    with _shared(question, planned, asked) as study:
+    with _shared(question, planned, asked) as study, _on_ray(question) as room:
         if study is not None:
             recipe, ahead = settle(study, recipe, (question.jobs or WORKERS_EXPECTED) - 1)
             question = replace(question, ahead=ahead)
             observer.message(f"shared with all workers of {study.study} in {study.name.shown}")
         elif question.ahead < 0:
-            question = replace(question, ahead=trials_ahead(question.jobs, planned.device))
+            question = replace(question, ahead=trials_ahead(question.jobs or room, planned.device))
         run = Run.start(folder, resolved(question, planned, recipe), asked)
         run.lock()
         log = _log_to(run.folder / "run.log")
@@ -99,7 +99,7 @@ def search(question: Question, folder: str | Path, observer: Observer | None = N
                 watch.message(notice)
             device, own = planned.device, task.own
             measurer = Measurer(run, task.build, data, recipe, task.name, device, tell=watch.message, own=own)
-            return _searched(question, planned, measurer, watch, study)
+            return _searched(question, planned, measurer, watch, study, room)
         finally:
             run.unlock()
             for handler in list(log.handlers):
@@ -118,8 +118,20 @@ def _shared(question: Question, planned: Plan, asked: dict[str, str]) -> Iterato
         yield study
 
 
+@contextmanager
+def _on_ray(question: Question) -> Iterator[int]:
+    """A cluster of Ray's, and how many trials it has room for; 0 where everything trains here."""
+    if question.backend != "ray":
+        yield 0
+        return
+    from flexor_search.tuning.ray_backend import ray_cluster
+
+    with ray_cluster(question.ray_address, question.cpus_per_trial or 1.0, question.gpus_per_trial) as room:
+        yield room
+
+
 def _searched(
-    question: Question, planned: Plan, measurer: Measurer, observer: Observer, study: SharedStudy | None
+    question: Question, planned: Plan, measurer: Measurer, observer: Observer, study: SharedStudy | None, room: int
 ) -> Run:
     space, budgets, run = planned.space, planned.budgets, measurer.run
     if study is not None:
@@ -150,6 +162,12 @@ def _searched(
         course, scores = follow(course, measurer, observer)
         if study is not None:
             team = SharedTeam(study, measurer, space, question.ahead, observer)
+        elif room:
+            from flexor_search.tuning.ray_backend import RayTeam, Resources
+
+            observer.message(f"trials are placed by Ray, up to {room} at a time")
+            resources = Resources(question.cpus_per_trial or 1.0, question.gpus_per_trial)
+            team = RayTeam(measurer, resources, room + 1, observer)
         else:
             team = choose_team(measurer, space.dearest, question.jobs, course.seconds_per_image, seconds, observer)
         named = search_by(course, scores, measurer, observer, team)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flexor_search.runs import Run
 
 STRATEGIES = ("auto", "supernet", "direct")
+BACKENDS = ("local", "ray")
 WORKLOADS = (
     "digits-convnet",
     "lenet5-fashion-mnist",
@@ -207,6 +208,12 @@ class Question:
         RESUME,
         check=_storage,
     )
+    backend: str = _key("local", "Where trials train: local, or ray (Ray Tune).", RESUME, check=_one_of(BACKENDS))
+    ray_address: str = _key("", "A Ray cluster: auto or HOST:PORT; without it one is started here.", RESUME)
+    cpus_per_trial: float = _key(
+        0.0, "Processors that Ray gives a trial, a fraction too; 0: one.", RESUME, check=_not_negative
+    )
+    gpus_per_trial: float = _key(0.0, "GPUs that Ray gives a trial, a fraction too.", RESUME, check=_not_negative)
     ahead: int = _key(
         -1,
         "Proposals made before the results of as many earlier trials are known; -1: by jobs and the machine.",
@@ -221,6 +228,13 @@ class Question:
             object.__setattr__(self, "storage", "")
         if bool(self.model) != bool(self.data):
             raise UsageError("model: --model and --data go together; give both, or neither for a built-in workload")
+        if self.backend == "ray" and self.storage:
+            raise UsageError(
+                "storage: workers on a storage and --backend ray are two ways to the same end; give one of them"
+            )
+        for name in ("ray_address", "cpus_per_trial", "gpus_per_trial"):
+            if getattr(self, name) and self.backend != "ray":
+                raise UsageError(f"{name}: is for --backend ray; give that too, or leave it out")
         if self.model and self.workload:
             raise UsageError("workload: give either --workload or --model with --data, not both")
 

@@ -36,6 +36,10 @@ def say_nothing(_text: str) -> None:
     """Tell nobody."""
 
 
+def do_nothing() -> None:
+    """Nothing."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Where and how often a training is written down.
@@ -46,12 +50,14 @@ class Checkpoint:
         identity: what else it must be the same training by, as JSON: the allocation, say. The seed, the recipe and the
             number of images are checked anyway.
         tell: is told whether the training went on from it, and if not, why.
+        written: is called after each time that it was written.
     """
 
     path: Path
     every_seconds: float = CHECKPOINT_SECONDS
     identity: Any = None
     tell: Callable[[str], None] = say_nothing
+    written: Callable[[], None] = do_nothing
 
 
 class Saver:
@@ -134,6 +140,7 @@ class Saver:
         assert self._checkpoint is not None, "it is never due"
         tensors = self._state() | _optimizer_tensors(optimizer)
         write_checkpoint(self._checkpoint.path, tensors, {"identity": self._identity, "progress": progress})
+        self._checkpoint.written()
         self._last = time.monotonic()
 
     def _model_tensors(self) -> dict[str, Tensor]:

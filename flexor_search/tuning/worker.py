@@ -69,7 +69,7 @@ class Probe:
     allocation: Allocation
 
 
-def save_data(data: Data, path: Path) -> None:
+def save_data(data: Data, path: Path | BinaryIO) -> None:
     """Write what workers read: the training and validation splits, and not the test split."""
     torch.save([vars(split) for split in (data.train, data.validation)], path)
 
