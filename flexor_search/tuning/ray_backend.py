@@ -1,10 +1,10 @@
 """Ray Tune as a team: it places trials on the nodes of a cluster, and tries those again whose node was lost.
 
-Tune wants to call for trials, and a search wants to hand them out and wait. So Tune runs in a thread of its own; what it
-asks for its next trial and tells of an end is a `_Bridge` to the search in the main thread, which stays the same for
-every backend: the same proposals, budgets, baselines, early stopping, confirmation, and the same run folder. Of Tune's
-own state, in RUN/ray while the run goes on, only two things are used on resuming: what had ended before its line was
-written, and where trainings under way have come to.
+Tune wants to call for trials, and a search wants to hand them out and wait. So Tune runs in a thread of its own; what
+it asks for its next trial and tells of an end is a `_Bridge` to the search in the main thread, which stays the same
+for every backend: the same proposals, budgets, baselines, early stopping, confirmation, and the same run folder. Of
+Tune's own state, in RUN/ray while the run goes on, only two things are used on resuming: what had ended before its line
+was written, and where trainings under way have come to.
 """
 
 import io
@@ -13,6 +13,7 @@ import os
 import pickle
 import queue
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -102,6 +103,7 @@ def ray_cluster(address: str, cpus: float, gpus: float) -> Iterator[int]:
             raise RunError(
                 f"ray_address: no cluster at {address or 'this machine'}: {reason}; start one with: ray start --head"
             ) from error
+        _take_sigterm_back()
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not (room := sum(resources.fit(node) for node in nodes)):
@@ -114,6 +116,13 @@ def ray_cluster(address: str, cpus: float, gpus: float) -> Iterator[int]:
     finally:
         if mine:
             ray.shutdown()
+
+
+def _take_sigterm_back() -> None:
+    """Ray takes SIGTERM for itself; here it is an interruption in order, as Ctrl+C."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread() and callable(handler):
+        signal.signal(signal.SIGTERM, handler)
 
 
 class RayTeam:
@@ -184,7 +193,12 @@ class RayTeam:
         shutil.rmtree(self._folder, ignore_errors=True)
         return tune.Tuner(
             trainable,
-            tune_config=tune.TuneConfig(search_alg=_Source(self._bridge), num_samples=-1, reuse_actors=False),
+            tune_config=tune.TuneConfig(
+                search_alg=_Source(self._bridge),
+                num_samples=-1,
+                reuse_actors=True,  # a new process takes seconds to import torch
+                trial_dirname_creator=_folder_name,
+            ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(self._folder),
@@ -202,8 +216,11 @@ class RayTeam:
             return None
         with _bridge_for_unpickling(self._bridge):
             try:
+                if not any(path.glob("experiment_state-*.json")):  # fit() alone would find that out
+                    raise RunError("it was never written")
                 tuner = tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=True)
-                results = list(tuner.get_results())
+                found = tuner.get_results()
+                results = [found[index] for index in range(len(found))]
             except Exception as error:  # it died before its first state was written, or while it was
                 reason = " ".join(str(error).split())[:200]
                 self._observer.message(f"Ray's own state cannot be gone on with ({reason}); its trials begin anew")
@@ -389,6 +406,10 @@ class _Ends(tune.Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """One was lost too often."""
         self._bridge.ended(key_of(trial.config), _Ended(None, None))
+
+
+def _folder_name(trial: Any) -> str:
+    return "-".join(map(str, (*key_of(trial.config), trial.trial_id)))
 
 
 def _source() -> _Source:

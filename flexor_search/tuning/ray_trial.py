@@ -1,8 +1,8 @@
 """One training as Ray Tune runs it: a function in a process of a node, that may be lost at any moment.
 
-It reports twice what matters: now and then how far it has come, with the checkpoint as a file that Tune keeps in the run
-folder, and at the end the line of the measurement, with the packed model. A node that is lost is tried again elsewhere,
-from the last checkpoint.
+It reports twice what matters: now and then how far it has come, with the checkpoint as a file that Tune keeps in the
+run folder, and at the end the line of the measurement, with the packed model. A trial whose node is lost is tried again
+elsewhere, from the last checkpoint.
 """
 
 import base64
