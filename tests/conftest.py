@@ -33,7 +33,7 @@ def one_thread():
 @pytest.fixture(scope="session")
 def postgresql():
     """One throw-away server for all tests; each makes databases of its own with `postgresql.database(name)`."""
-    from postgresql import binaries, server
+    from benchmarks.postgresql_server import binaries, server
 
     if binaries() is None:
         pytest.skip("needs Debian's postgresql")

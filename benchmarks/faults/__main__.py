@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.faults import single
+from benchmarks.faults import postgresql, single
 from benchmarks.faults.tally import Outcome, Settings, Unavailable
 
-SCENARIOS: dict[str, Callable[[Settings], Outcome]] = {"single": single.run}
+SCENARIOS: dict[str, Callable[[Settings], Outcome]] = {"single": single.run, "postgresql": postgresql.run}
 """Name -> function; the name is the key of the result."""
 
 DEFAULT_KILLS = {"single": 50, "postgresql": 20, "ray": 10}

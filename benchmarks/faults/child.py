@@ -32,6 +32,11 @@ MOMENTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("flexor_search.tuning.optuna_backend", "StudyRecord.__init__"),
         ("flexor_search.tuning.optuna_backend", "StudyRecord.add"),
     ),
+    "shared study": (
+        ("flexor_search.tuning.shared_study", "SharedStudy.take"),
+        ("flexor_search.tuning.shared_study", "SharedStudy.finish"),
+        ("flexor_search.tuning.shared_study", "SharedStudy.agree"),
+    ),
     "export": (
         ("flexor_search.tuning.summary", "ship"),
         ("flexor_search.runs.run", "Run.write_summary"),

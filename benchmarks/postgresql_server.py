@@ -5,11 +5,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def binaries():
+def binaries() -> Path | None:
     """The folder of the newest server that is installed; None if there is none."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if found:
@@ -21,8 +22,10 @@ def binaries():
 class Server:
     """A server that may be stopped and started again."""
 
-    def __init__(self, folder):
-        self.folder, self.bin, self.port = Path(folder), binaries(), free_port()
+    def __init__(self, folder: Path) -> None:
+        found = binaries()
+        assert found is not None, "needs Debian's postgresql"
+        self.folder, self.bin, self.port = folder, found, free_port()
         self.data = self.folder / "data"
         self._login = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         if self._login:  # PostgreSQL does not run as root
@@ -30,19 +33,19 @@ class Server:
             shutil.chown(self.folder, "postgres")
         self._run("initdb", "-D", self.data, "-U", "flexor", "-A", "trust", "-E", "UTF8", "--no-sync")
 
-    def start(self):
+    def start(self) -> None:
         options = f"-h 127.0.0.1 -p {self.port} -k {self.folder} -c fsync=off"
         self._run("pg_ctl", "-D", self.data, "-w", "-l", self.folder / "log", "-o", options, "start")
 
-    def stop(self, mode="fast"):
+    def stop(self, mode: str = "fast") -> None:
         self._run("pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
 
-    def database(self, name):
+    def database(self, name: str) -> str:
         """Make an empty database, and give its URL."""
         self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "flexor", name)
         return f"postgresql://flexor:secret@127.0.0.1:{self.port}/{name}"  # the server trusts, the password is to hide
 
-    def _run(self, program, *args):
+    def _run(self, program: str, *args: object) -> None:
         command = [*self._login, str(self.bin / program), *map(str, args)]
         environment = os.environ | {"LC_ALL": "C.UTF-8"}
         with tempfile.TemporaryFile("w+") as said:  # a pipe would stay open as long as the server
@@ -52,10 +55,10 @@ class Server:
 
 
 @contextmanager
-def server():
+def server() -> Iterator[Server]:
     """A running server; it and its folder are gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="flexor-postgresql-") as folder:
-        made = Server(folder)
+        made = Server(Path(folder))
         made.start()
         try:
             yield made
@@ -63,7 +66,7 @@ def server():
             made.stop("immediate")
 
 
-def free_port():
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
