@@ -9,6 +9,7 @@ from flexor_search.quantization import why_not_shared
 from flexor_search.runs import SEARCH
 from flexor_search.runs.sensitivity import FILE, Sensitivity
 from flexor_search.training import SharedNetworkError
+from flexor_search.tuning.clock import SearchClock
 from flexor_search.tuning.confirm import FINALISTS, Finalists
 from flexor_search.tuning.direct import SearchPlan, search
 from flexor_search.tuning.flow import Team
@@ -82,22 +83,25 @@ def follow(course: Course, measurer: Measurer, observer: Observer) -> tuple[Cour
     """Do what the course needs before any trial: the shared network, where it has one.
 
     Returns:
-        The course, shorter by the time that took, and the scores; a network that does not learn is told, and the course
+        The course and the scores; a network that does not learn is told, and the course
         is the direct one then.
     """
     if course.name == DIRECT:
         return course, None
-    plan, started = course.plan, monotonic()
+    plan, clock = course.plan, SearchClock(measurer.run)
     if SHARED_PHASE in [phase.name for phase in course.phases]:
         observer.phase(SHARED_PHASE, 1)
-    asked = SharedPlan(plan.space, sizes(plan), plan.seed, course.seconds_per_image, started + plan.timeout_seconds)
+    deadline = monotonic() + plan.timeout_seconds - clock.seconds
+    asked = SharedPlan(plan.space, sizes(plan), plan.seed, course.seconds_per_image, deadline)
     try:
         found = shared_scores(asked, measurer, observer)
     except SharedNetworkError as error:
         observer.message(f"{error}; going on with the direct strategy")
         return replace(course, name=DIRECT), None
-    left = max(0.0, plan.timeout_seconds - (monotonic() - started))
-    return replace(course, plan=replace(plan, timeout_seconds=left)), found
+    finally:
+        if SHARED_PHASE in [phase.name for phase in course.phases]:
+            clock.write()
+    return course, found
 
 
 def search_by(

@@ -8,7 +8,6 @@ predicted best where it is predicted better than the model's own.
 """
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from flexor_search.planning import GAMMAS, Allocation, Budget, nearest_uniform, 
 from flexor_search.runs import DONE, SEARCH, Measurement
 from flexor_search.runs.sensitivity import Sensitivity
 from flexor_search.tuning.accuracy_model import TRAINED, AccuracyModel, Observation, fit_accuracy_model
+from flexor_search.tuning.clock import SearchClock
 from flexor_search.tuning.confirm import Finalists, allocation_of
 from flexor_search.tuning.direct import SearchPlan, best_so_far, ladder, moved, onto
 from flexor_search.tuning.flow import Flow, Team
@@ -60,7 +60,7 @@ def supernet_search(
     scored = observations(plan.space, found)
     model = fit_accuracy_model(plan.space, scored)
     observer.phase(SEARCH, plan.trials)
-    record, started = StudyRecord(measurer.run, plan.space), time.monotonic()
+    record, clock = StudyRecord(measurer.run, plan.space), SearchClock(measurer.run)
     done: list[Measurement] = []
 
     def end() -> None:
@@ -68,6 +68,7 @@ def supernet_search(
         done.append(measurement)
         if is_new:
             record.add(measurement)
+            clock.write()
         observer.measured(measurement, best_so_far(plan.budgets[0], plan.space, done))
 
     begun = 0
@@ -75,7 +76,7 @@ def supernet_search(
         for candidate in candidates(plan, model):
             if begun == plan.trials:
                 break
-            if begun and time.monotonic() - started > plan.timeout_seconds:
+            if begun and clock.seconds > plan.timeout_seconds:
                 observer.message(f"the time for the search is up after {begun} of {plan.trials} trials")
                 break
             while len(flow) >= flow.width:

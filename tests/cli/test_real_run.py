@@ -60,7 +60,15 @@ def copied(real_run, tmp_path):
 def test_the_folder_holds_what_was_promised_and_nothing_else(real_run):
     assert {path.name for path in real_run.folder.iterdir()} == {
         *("run.toml", "measurements.csv", "study.db", "summary.json", "front.csv", "report.html", "run.log"),
-        *("model-0.7bpw.safetensors", "allocation-0.7bpw.json", "test_readings.json", "clock.json", "trained", ".lock"),
+        *(
+            "sensitivity.json",
+            "model-0.7bpw.safetensors",
+            "allocation-0.7bpw.json",
+            "test_readings.json",
+            "clock.json",
+            "trained",
+            ".lock",
+        ),
     }
     assert leftovers(real_run.folder) == []
     assert sorted(path.name for path in real_run.folder.parent.iterdir()) == ["run"]
