@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: search test check coverage clean
+.PHONY: search test check docs coverage clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,9 @@ check: .venv/installed  ## lint, types, walls between the storeys
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs: .venv/installed  ## the pages of docs/ as a site in site/, to be read without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 coverage: .venv/installed  ## branch coverage of the three storeys that everything rests on
 	$(BIN)/python -m pytest -q tests/codes tests/planning tests/packing \

@@ -1,6 +1,7 @@
 """`--train` and `--metric`: a user's package with a training loop and a metric of its own, through the whole route."""
 
 import json
+import re
 
 import pytest
 
@@ -86,6 +87,10 @@ def test_a_regression_with_a_loop_and_a_metric_of_its_own(package, command):
     assert "training by mine.work:fit, which is told: 8 epochs, batch 24, learning rate 0.02" in ended.err
     assert "test r2" in ended.out
     assert "%" not in ended.out
+    page = (package / "out" / "report.html").read_text(encoding="utf-8")
+    body = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert "validation r2" in body
+    assert "validation accuracy" not in body
     import mine.work as work
 
     run = Run.open(package / "out")
