@@ -35,7 +35,7 @@ from flexor_search.tuning.sampler import AdditiveSampler
 
 CHECKPOINTS = (5, 10, 20, 40, 60, 100)
 COLUMNS: tuple[str, ...] = ("strategy", "seed", "direction", "trainings", "observed", "smoothed")
-MOST = {"gp": 40, "supernet": 20}
+MOST = {"gp": 40, "supernet": 10}
 """Trainings up to which a strategy is replayed, where that is not 100."""
 
 

@@ -6,7 +6,7 @@ thrown away. So a resumed run proposes what an uninterrupted one would have, and
 
 import sqlite3
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,9 +22,16 @@ from flexor_search.interrupts import unbroken
 from flexor_search.planning import Allocation, SearchSpace
 from flexor_search.planning.space import Profile
 from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement, Run
+from flexor_search.tuning.sampler import AdditiveSampler
 
 GP_TRAININGS = 50
 """Up to this many trainings a Gaussian process proposes best; past it TPE is as good and cheaper."""
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=0, deterministic_objective=False),
+    "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=0, multivariate=True),
+    "additive": lambda seed: AdditiveSampler(seed=seed, n_startup_trials=1),
+}
+"""Makes each sampler that proposals can come from, by its seed."""
 _STATES = {DONE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED}
 STUDY_NAME = "flexor-search"
 
@@ -65,9 +72,7 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 
 def make_sampler(n_observed: int, seed: int) -> BaseSampler:
     """The sampler for the next proposal: a Gaussian process while trainings are few, then TPE."""
-    if n_observed < GP_TRAININGS:
-        return GPSampler(seed=seed, n_startup_trials=0, deterministic_objective=False)
-    return TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
+    return SAMPLERS["gp" if n_observed < GP_TRAININGS else "tpe"](seed)
 
 
 def propose(space: SearchSpace, observed: Sequence[tuple[Profile, float]], seed: int) -> Profile:

@@ -9,6 +9,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from flexor_search.tuning.optuna_backend import SAMPLERS
 from flexor_search.tuning.sampler import MOST_ENTRIES, AdditiveSampler
 
 SLOPES = (0.1, 0.5, 1.0, 2.0)
@@ -163,3 +164,11 @@ def test_ray_asks_it_as_it_asks_any_sampler():
     space = {f"x{i}": optuna.distributions.IntDistribution(0, 9) for i in range(4)}
     search = OptunaSearch(space, sampler=AdditiveSampler(seed=0), metric="accuracy", mode="max")
     assert best(pickle.loads(pickle.dumps(search))) == pytest.approx(sum(SLOPES) * math.log(10))
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_of_the_table_proposes_from_the_first_trial_on(name):
+    study = run(SAMPLERS[name](3), 3)
+    known = {f"x{i}": optuna.distributions.IntDistribution(1, 10) for i in range(4)}
+    assert all(1 <= value <= 10 for value in study.ask(known).params.values())
