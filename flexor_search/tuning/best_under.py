@@ -22,7 +22,7 @@ from flexor_search.tuning.exact import best_choice
 
 Floats = NDArray[np.float64]
 
-MOST_CUTS = 40
+MOST_CUTS = 20
 """Solutions of the integer program that turn out too large by a few bytes before the rest is left to a smaller
 limit."""
 _LEAST_DIGITS, _EMPTY_PARTS = 40, 400
@@ -90,11 +90,13 @@ class _FileProgram:
 
     def solve(self, limit: float) -> Profile | None:
         """The best profile that takes no more bytes than the limit; None if there is none."""
+        # sizes are whole: half a byte more lets nothing in, and keeps the solver's tolerance from shutting anything out
+        scale = min(max(limit, 1.0), 1e5)
         result = milp(
             self.objective,
             integrality=self.is_entry.astype(int),
             bounds=Bounds(0, 1),
-            constraints=[*self.rules, LinearConstraint(self.sizes[None, :], -np.inf, limit)],
+            constraints=[*self.rules, LinearConstraint(self.sizes[None, :] / scale, -np.inf, (limit + 0.5) / scale)],
             options={"mip_rel_gap": 0.0},
         )
         if result.x is None:
