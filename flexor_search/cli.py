@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexor_search import __version__
+from flexor_search.characters import write_anywhere
 from flexor_search.completing import run_folders
 from flexor_search.errors import FlexorError, UsageError
 from flexor_search.files import is_about_the_disk
@@ -229,6 +230,7 @@ def main() -> None:
     # made a training ten times slower (docs/log.md); sleeping costs a few percent where none does.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, interrupt)
+    write_anywhere()
     try:
         status = app(standalone_mode=False)
     except FlexorError as error:
