@@ -1,4 +1,5 @@
-"""Whatever is wrong: one line that says what and what to do, the right exit code, nothing written."""
+"""Whatever is wrong, by whatever door it came: one line that says what and what to do, the right exit code or type of
+error, nothing written."""
 
 import gzip
 import json
@@ -9,6 +10,7 @@ import pytest
 from flexor_search import api
 from flexor_search.workloads.fashion_mnist import FILES
 
+from .doors import by_file, by_python
 from .helpers import QUESTION, run_apart
 from .own import MODULE
 
@@ -168,21 +170,33 @@ def is_one_line(ended, code, words):
     assert ended.code == code
 
 
+NO_QUESTION = ("unknown option", "unknown command", "trials that are no number", "a word too many")
+NO_QUESTION += ("an option before its command", "resume without a folder")
+"""Cases of the command line alone; wrong keys and types in a file and in Python are in test_config.py."""
+
+
 @pytest.mark.parametrize(("args", "words"), USAGE.values(), ids=USAGE)
 def test_a_wrong_question_is_refused_before_anything_is_done(folder, command, monkeypatch, args, words):
     monkeypatch.setattr(api, "check_fits", lambda *_: pytest.fail("data were loaded"))
     before = contents(folder)
-    is_one_line(command(*args), 2, words)
+    ended = command(*args)
+    is_one_line(ended, 2, words)
+    others = [by_file(command, args), by_python(args)]
+    assert others == ([None] * 2 if args in [USAGE[name][0] for name in NO_QUESTION] else [ended] * 2)
     assert contents(folder) == before
 
 
 @pytest.mark.parametrize(("args", "words"), FAILED.values(), ids=FAILED)
 def test_what_cannot_be_used_is_refused_in_words(folder, command, args, words):
     before = contents(folder)
-    ended = command(*args, *(("--quiet",) if args[0] in ("--budget", "resume") else ()))
+    quiet = ("--quiet",) if args[0] in ("--budget", "resume") else ()
+    ended = command(*args, *quiet)
     is_one_line(ended, 1, words)
-    if "hopeless" not in " ".join(args):
-        assert contents(folder) == before
+    if "hopeless" in " ".join(args):  # it trains, so by one door alone
+        return
+    assert by_file(lambda *asked: command(*asked, *quiet), args) == (ended if args[0] == "--budget" else None)
+    assert by_python(args) == (None if args[0] in ("export", "inspect") else ended)  # the first has keywords there
+    assert contents(folder) == before
 
 
 def test_a_budget_that_nothing_can_use_goes_on_and_says_so(folder, command):
