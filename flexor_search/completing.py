@@ -45,9 +45,8 @@ def devices(incomplete: str) -> list[str]:
 
 
 def run_folders(incomplete: str) -> list[str]:
-    """Run folders below what was typed, those of the default place too."""
-    found = _paths(incomplete, lambda path: (path / "run.toml").is_file())
-    return found or _paths(f"runs/{incomplete}", lambda path: (path / "run.toml").is_file())
+    """Run folders that begin with what was typed, and folders that hold some."""
+    return _paths(incomplete, lambda path: (path / "run.toml").is_file())
 
 
 def _paths(typed: str, wanted: Callable[[Path], bool]) -> list[str]:

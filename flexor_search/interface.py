@@ -153,6 +153,16 @@ def resume(
     Raises:
         UsageError: a key that may not change.
         RunError: not a run, one of another question, or one whose objects are not given.
+
+    Example:
+        `Run` shows a run that is gone on with. Only keys of `flexor-search resume` may change:
+
+        >>> import flexor_search as fs
+        >>> try:
+        ...     fs.resume("runs/first", changes={"epochs": 9})
+        ... except fs.UsageError as error:
+        ...     print(str(error)[:32])
+        changes: 'epochs' may not change
     """
     known = [key.name for key in keys("resume")]
     for name in changes or {}:
@@ -174,6 +184,18 @@ def open_run(folder: str | Path, model: Model | None = None, data: Any = None) -
 
     Raises:
         RunError: not a run folder, or a damaged one.
+
+    Example:
+        Of a run that `search` has finished see `Run`; one that has begun and measured nothing yet:
+
+        >>> import tempfile, flexor_search as fs
+        >>> from flexor_search.runs import Run as Folder
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> _ = Folder.start(f"{folder.name}/run", {"budget": "0.7bpw"}, {})
+        >>> run = fs.open_run(f"{folder.name}/run")
+        >>> run.question["budget"], len(run.measurements()), run.summary()
+        ('0.7bpw', 0, None)
+        >>> folder.cleanup()
     """
     return Run(Folder.open(folder), Given(model, data) if model is not None else None)
 
@@ -190,6 +212,15 @@ def report(*runs: str | Path | Run) -> Path:
     Raises:
         UsageError: no run at all.
         RunError: not a run folder, or it cannot be written.
+
+    Example:
+        >>> import tempfile, flexor_search as fs
+        >>> from flexor_search.runs import Run as Folder
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> run = Folder.start(f"{folder.name}/run", {"budget": "0.7bpw"}, {})
+        >>> fs.report(run.folder).name, sorted(path.name for path in run.folder.glob("*.csv"))
+        ('report.html', ['front.csv'])
+        >>> folder.cleanup()
     """
     records = [run.record if isinstance(run, Run) else Folder.open(run) for run in runs]
     if not records:
