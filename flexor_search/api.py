@@ -124,7 +124,7 @@ def _on_ray(question: Question) -> Iterator[int]:
     if question.backend != "ray":
         yield 0
         return
-    from flexor_search.tuning.ray_backend import ray_cluster
+    from flexor_search.tuning.ray_cluster import ray_cluster
 
     with ray_cluster(question.ray_address, question.cpus_per_trial or 1.0, question.gpus_per_trial) as room:
         yield room
@@ -165,7 +165,8 @@ def _searched(
         if study is not None:
             team = SharedTeam(study, measurer, space, question.ahead, observer)
         elif room:
-            from flexor_search.tuning.ray_backend import RayTeam, Resources
+            from flexor_search.tuning.ray_backend import RayTeam
+            from flexor_search.tuning.ray_cluster import Resources
 
             observer.message(f"trials are placed by Ray, up to {room} at a time")
             resources = Resources(question.cpus_per_trial or 1.0, question.gpus_per_trial)

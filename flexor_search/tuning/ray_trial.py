@@ -40,6 +40,7 @@ class RaySetup:
         recipe, model_name, own, checkpoint_seconds: as of the measurer.
         device, threads: where a trial trains.
         data: the training and validation splits, as a file.
+        measured: keys of what is in the run folder; Tune's own state may be some seconds older.
     """
 
     build: bytes
@@ -51,6 +52,7 @@ class RaySetup:
     device: str
     threads: int
     data: bytes
+    measured: frozenset[tuple[str, str, int]]
 
 
 def config_of(trial: Trial) -> dict[str, Any]:
@@ -69,6 +71,9 @@ def train_trial(config: dict[str, Any], setup: RaySetup) -> None:
     sys.path += [place for place in setup.path if place not in sys.path]
     torch.set_num_threads(setup.threads)
     trial: Trial = pickle.loads(base64.b64decode(config["trial"]))
+    if trial.key in setup.measured:
+        tune.report({"measured": 1})
+        return
     with tempfile.TemporaryDirectory(prefix="flexor-search-") as name:
         folder = Path(name)
         for part in ("trained", "to-report"):

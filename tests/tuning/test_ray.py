@@ -11,13 +11,14 @@ from ray.cluster_utils import Cluster
 from flexor_search.asking import Question
 from flexor_search.errors import UsageError
 from flexor_search.tuning import SearchPlan, confirm, search, summarize
-from flexor_search.tuning.ray_backend import RayTeam, Resources, ray_cluster
+from flexor_search.tuning.ray_backend import RayTeam
+from flexor_search.tuning.ray_cluster import Resources, ray_cluster
 
 from .models import RECIPE, Recorder, budgets, measurer_in, space_of
 
 SPACE = space_of(keep=[])
 PLAN = SearchPlan(SPACE, budgets("0.7bpw"), 6, 0, 1e9, ahead=2)
-LONG = replace(RECIPE, epochs=40, search_epochs=40)
+LONG = replace(RECIPE, epochs=12, search_epochs=12)
 SEEDS = (1000,)
 
 pytestmark = [
