@@ -99,7 +99,7 @@ def test_matrices_that_are_no_code_are_refused(matrix, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"family": "tapes"}, "family: must be one of systematic, taps, random, got 'tapes'"),
+        ({"family": "tapes"}, "family: must be one of systematic, taps, random, dense, got 'tapes'"),
         ({"n_in": 0}, "n_in: must satisfy 1 <= n_in <= n_out, got n_in=0, n_out=8"),
         ({"n_in": 9}, "n_in: must satisfy 1 <= n_in <= n_out, got n_in=9, n_out=8"),
         ({"n_tap": 0}, "n_tap: must be at least 1, got 0"),

@@ -3,7 +3,7 @@
 import copy
 import multiprocessing
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -209,11 +209,18 @@ def _in_another_process(_):
     return layer.weight.sum().item()
 
 
-@pytest.mark.parametrize("method", sorted({"fork", "spawn"}.intersection(multiprocessing.get_all_start_methods())))
-def test_in_another_process(method):
+def _here_and_in(method):
     here = _in_another_process(0)
     with multiprocessing.get_context(method).Pool(1) as pool:
-        assert pool.map(_in_another_process, [0]) == [here]
+        return here, pool.map(_in_another_process, [0])[0]
+
+
+@pytest.mark.parametrize("method", sorted({"fork", "spawn"}.intersection(multiprocessing.get_all_start_methods())))
+def test_in_another_process(method):
+    """From a fresh process: one in which autograd has started threads cannot be forked at all."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        here, there = fresh.submit(_here_and_in, method).result()
+    assert there == here == _in_another_process(0)
 
 
 @pytest.mark.parametrize("surrogate", ["flexor", "ste", "analog"])
