@@ -20,7 +20,7 @@ import itertools
 import json
 import os
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,10 +30,10 @@ import torch
 from torch import nn
 
 from benchmarks.timing import hardware, versions
+from flexor_search.codes import FAMILIES
 from flexor_search.planning import Recipe, SearchSpace, make_space
 from flexor_search.planning.space_file import SpaceFile
 from flexor_search.quantization import FlexorWeight, describe, quantize_
-from flexor_search.quantization.fused import in_format
 from flexor_search.training import Checkpoint, seeded, train
 from flexor_search.training.checkpoint import read_checkpoint, write_checkpoint
 from flexor_search.training.shared import ProfileScorer, shared_model, train_shared
@@ -57,39 +57,52 @@ SCALE = 0.2
 """Of every layer at first, as in the table; the project's own is smaller where no batch norm follows."""
 
 
-def lenet5_space() -> SearchSpace:
-    """The table's menus, systematic codes."""
-    file = SpaceFile.model_validate({"keep": [], "default": {"rates": [f"{n_in}/20" for n_in in MENU]}})
-    return make_space(describe(workload("lenet5-fashion-mnist").build()), file)
+@dataclass(frozen=True)
+class Network:
+    """What shared network is trained.
+
+    Attributes:
+        paths: of a step, "random" or "sandwich".
+        order: of weights over slices, "table" or "format".
+        family: of every code.
+        epochs: of its training.
+    """
+
+    paths: str = "random"
+    order: str = "table"
+    family: str = "systematic"
+    epochs: int = RECIPE.epochs
+
+    @property
+    def recipe(self) -> Recipe:
+        """The table's, with this many epochs."""
+        return replace(RECIPE, epochs=self.epochs)
+
+    def space(self) -> SearchSpace:
+        """The table's menus."""
+        rates = [f"{n_in}/20" for n_in in MENU]
+        file = SpaceFile.model_validate({"keep": [], "default": {"rates": rates, "families": [self.family]}})
+        return make_space(describe(workload("lenet5-fashion-mnist").build()), file)
+
+    def fresh(self, space: SearchSpace) -> nn.Module:
+        """The shared network before its training."""
+        model = shared_model(workload("lenet5-fashion-mnist").build(), space, self.recipe)
+        with torch.no_grad():
+            for layer in LAYERS:
+                shared = model.get_submodule(layer).parametrizations.weight  # type: ignore[union-attr]
+                shared.original1[0] = SCALE  # type: ignore[index, union-attr]
+        if self.order == "table":
+            for entry in model.modules():
+                if isinstance(entry, FlexorWeight):
+                    entry.slice_order = "consecutive"
+        return model
 
 
-def fresh(space: SearchSpace, recipe: Recipe, order: str) -> nn.Module:
-    """The shared network before its training."""
-    model = shared_model(workload("lenet5-fashion-mnist").build(), space, recipe)
-    with torch.no_grad():
-        for layer in LAYERS:
-            model.get_submodule(layer).parametrizations.weight.original1[0] = SCALE  # type: ignore[index, union-attr]
-    if order == "table":
-        for entry in model.modules():
-            if isinstance(entry, FlexorWeight):
-                _order_as_table(entry)
-    return model
-
-
-def _order_as_table(entry: FlexorWeight) -> None:
-    """Let 20 consecutive weights share a slice. The compiled loops know the format's order alone: the pure formulas."""
-    n_weights = entry.layer.n_weights
-    entry._flat = lambda signs: signs.transpose(1, 2).flatten(1)[:, :n_weights]  # type: ignore[method-assign]
-    entry.forward = lambda encrypted, scale: in_format(  # type: ignore[method-assign]
-        entry.reference(encrypted, scale), entry._memory_format()
-    )
-
-
-def trained(folder: Path, space: SearchSpace, data: Data, paths: str, order: str) -> nn.Module:
+def trained(folder: Path, network: Network, space: SearchSpace, data: Data) -> nn.Module:
     """The shared network, trained or as an earlier call left it."""
-    path, identity = folder / "shared.safetensors", [RECIPE.to_json(), paths, order, len(data.train)]
+    path, identity = folder / "shared.safetensors", [network.recipe.to_json(), asdict(network), len(data.train)]
     with seeded(0):
-        model = fresh(space, RECIPE, order)
+        model = network.fresh(space)
     if path.exists():
         tensors, about = read_checkpoint(path)
         if about != json.loads(json.dumps(identity)):
@@ -97,7 +110,7 @@ def trained(folder: Path, space: SearchSpace, data: Data, paths: str, order: str
         model.load_state_dict(tensors)
         return model
     checkpoint = Checkpoint(folder / "unfinished.safetensors", identity=identity, tell=print)
-    result = train_shared(model, space, data, RECIPE, seed=0, paths=paths, checkpoint=checkpoint)
+    result = train_shared(model, space, data, network.recipe, seed=0, paths=network.paths, checkpoint=checkpoint)
     write_checkpoint(path, model.state_dict(), identity)  # type: ignore[arg-type]
     checkpoint.path.unlink(missing_ok=True)
     print(f"trained in {result.train_seconds:.0f} s", flush=True)
@@ -127,7 +140,7 @@ def scored(folder: Path, model: nn.Module, data: Data, recipe: Recipe) -> list[d
     return list(csv.DictReader(path.open(encoding="utf-8")))
 
 
-def step_seconds(space: SearchSpace, data: Data, paths: str, order: str, rounds: int) -> dict[str, float]:
+def step_seconds(network: Network, space: SearchSpace, data: Data, rounds: int) -> dict[str, float]:
     """Processor seconds of a step, of a plain training of 12/20 in all layers and of the shared network."""
     steps = 20
     few = replace(data, train=data.train.take(steps * RECIPE.batch_size), validation=data.validation.take(8))
@@ -138,12 +151,12 @@ def step_seconds(space: SearchSpace, data: Data, paths: str, order: str, rounds:
     for turn in range(rounds + 1):  # the first warms up
         for name in spent:
             with seeded(0):
-                model = quantize_(build(), middle) if name == "plain" else fresh(space, once, order)
+                model = quantize_(build(), middle) if name == "plain" else network.fresh(space)
             started = time.process_time()
             if name == "plain":
                 train(model, few, once, seed=turn)
             else:
-                train_shared(model, space, few, once, seed=turn, paths=paths)
+                train_shared(model, space, few, once, seed=turn, paths=network.paths)
             spent[name] += (time.process_time() - started) * (turn > 0)
     return {name: seconds / (rounds * steps) for name, seconds in spent.items()}
 
@@ -165,18 +178,18 @@ def spearman(lines: list[dict[str, str]], table: Path) -> dict[str, float]:
     }
 
 
-def measure(folder: Path, paths: str, order: str, table: Path) -> dict[str, Any]:
+def measure(folder: Path, network: Network, table: Path) -> dict[str, Any]:
     """Train, score, time and compare."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(RECIPE.threads)
-    space, data = lenet5_space(), workload("lenet5-fashion-mnist").load(None)
-    model = trained(folder, space, data, paths, order)
+    space, data = network.space(), workload("lenet5-fashion-mnist").load(None)
+    model = trained(folder, network, space, data)
     lines = scored(folder, model, data, RECIPE)
-    steps = RECIPE.epochs * (len(data.train) // RECIPE.batch_size)
-    step = step_seconds(space, data, paths, order, rounds=3)
+    steps = len(data.train) // RECIPE.batch_size
+    step = step_seconds(network, space, data, rounds=3)
     seconds = {
-        "plain_training": steps * step["plain"],
-        "shared_training": steps * step["shared"],
+        "plain_training": RECIPE.epochs * steps * step["plain"],
+        "shared_training": network.epochs * steps * step["shared"],
         "scoring": sum(float(line["seconds"]) for line in lines),
     }
     cost = (seconds["shared_training"] + seconds["scoring"]) / seconds["plain_training"]
@@ -184,8 +197,7 @@ def measure(folder: Path, paths: str, order: str, table: Path) -> dict[str, Any]
         "training_equivalents": round(cost, 3),
         **(spearman(lines, table) if table.exists() else {}),
         "allocations": len(lines),
-        "paths": paths,
-        "order": order,
+        **asdict(network),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "recipe": RECIPE.to_json(),
         "hardware": hardware(),
@@ -200,8 +212,11 @@ def main() -> None:
     parser.add_argument("--paths", choices=("random", "sandwich"), default="random")
     parser.add_argument("--order", choices=ORDERS, default="table", help="of weights over slices")
     parser.add_argument("--table", type=Path, default=TABLE, help="the measured table to compare with")
+    parser.add_argument("--family", choices=sorted(FAMILIES), default="systematic", help="of the codes")
+    parser.add_argument("--epochs", type=int, default=RECIPE.epochs, help="of the shared network's training")
     given = parser.parse_args()
-    result = measure(given.folder, given.paths, given.order, given.table)
+    network = Network(given.paths, given.order, given.family, given.epochs)
+    result = measure(given.folder, network, given.table)
     (given.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
 
