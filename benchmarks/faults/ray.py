@@ -19,7 +19,7 @@ from benchmarks.faults.single import QUESTION, QUICK
 from benchmarks.faults.tally import Outcome, Settings, Tally, Unavailable
 
 _NODES = 2
-_STORE = {"object_store_memory": 100_000_000}
+_STORE: dict[str, Any] = {"object_store_memory": 100_000_000}
 _MOST_KILLS_A_RUN = 2
 _MOST_LINES = 4
 """Measurements that end before a node is killed, or between two kills, at most."""
