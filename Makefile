@@ -27,7 +27,7 @@ docs: .venv/installed  ## the pages of docs/ as a site in site/, to be read with
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 coverage: .venv/installed  ## branch coverage of the three storeys that everything rests on
-	$(BIN)/python -m pytest -q tests/codes tests/planning tests/packing \
+	$(BIN)/python -m pytest -q tests/codes tests/planning tests/packing $(ARGS) \
 		--cov=flexor_search.codes --cov=flexor_search.planning --cov=flexor_search.packing --cov-branch \
 		--cov-report=term --cov-fail-under=95
 
