@@ -15,8 +15,11 @@ from benchmarks.faults.child import MOMENTS, Kill
 from benchmarks.faults.process import Ended, run_to_end
 from benchmarks.faults.tally import Outcome, Settings, Tally
 
-QUESTION = ("--budget", "0.7bpw", "--trials", "8", "--epochs", "8", "--seeds", "2", "--device", "cpu", "--jobs", "1")
-QUICK = ("--budget", "0.7bpw", "--trials", "3", "--epochs", "2", "--seeds", "1", "--device", "cpu", "--jobs", "1")
+_NO_LIMIT = ("--timeout", "36000")
+"""Of seconds of the search: how busy a machine is must not decide how many trials a run makes."""
+_ALONE = ("--device", "cpu", *_NO_LIMIT, "--jobs", "1")
+QUESTION = ("--budget", "0.7bpw", "--trials", "8", "--epochs", "8", "--seeds", "2", *_ALONE)
+QUICK = ("--budget", "0.7bpw", "--trials", "3", "--epochs", "2", "--seeds", "1", *_ALONE)
 _MOST_OCCURRENCES = 3
 """A kill waits for at most so many occurrences of its moment, so that a run is killed several times."""
 
