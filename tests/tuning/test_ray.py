@@ -9,12 +9,12 @@ import torch
 from ray.cluster_utils import Cluster
 
 from flexor_search.asking import Question
-from flexor_search.errors import UsageError
+from flexor_search.errors import RunError, UsageError
 from flexor_search.tuning import SearchPlan, confirm, search, summarize
 from flexor_search.tuning.ray_backend import RayTeam
 from flexor_search.tuning.ray_cluster import Resources, ray_cluster
 
-from .models import RECIPE, Recorder, budgets, measurer_in, space_of
+from .models import RECIPE, Recorder, budgets, measurer_in, small_net, space_of
 
 SPACE = space_of(keep=[])
 PLAN = SearchPlan(SPACE, budgets("0.7bpw"), 6, 0, 1e9, ahead=2)
@@ -101,7 +101,8 @@ def test_a_node_that_is_lost_in_mid_trial_changes_nothing(cluster, alone, tmp_pa
     assert not (tmp_path / "ray").exists()
 
 
-def test_an_interrupted_search_is_gone_on_with(cluster, alone, tmp_path):
+@pytest.mark.parametrize("state", ["kept", "never written"])
+def test_an_interrupted_search_is_gone_on_with(cluster, alone, tmp_path, state):
     def interrupt():
         raise KeyboardInterrupt
 
@@ -112,6 +113,9 @@ def test_an_interrupted_search_is_gone_on_with(cluster, alone, tmp_path):
     team.stop()
     before = lines(measurer)
     assert len(before) >= 2
+    if state == "never written":
+        for path in (tmp_path / "ray" / "tune").glob("experiment_state-*.json"):
+            path.unlink()
     again, observer = measurer_in(tmp_path, recipe=LONG), Recorder()
     team = RayTeam(again, Resources(0.5), 3, observer)
     try:
@@ -119,11 +123,30 @@ def test_an_interrupted_search_is_gone_on_with(cluster, alone, tmp_path):
     finally:
         team.stop()
     ((text,), *_) = observer.of("message")
-    assert text.startswith("Ray goes on with ")
+    assert text.startswith("Ray goes on with " if state == "kept" else "Ray's own state cannot be gone on with (")
     whole, expected = alone
     assert lines(again)[: len(before)] == before
     assert sorted(lines(again), key=lambda m: m.number) == lines(whole)
     assert summary == expected
+
+
+def broken_net():
+    net = small_net()
+    net.forward = _raise
+    return net
+
+
+def _raise(_images):
+    raise RuntimeError("the user's own mistake")
+
+
+def test_an_error_of_the_model_comes_through_at_once(cluster, tmp_path):
+    measurer = measurer_in(tmp_path, broken_net)
+    team = RayTeam(measurer, Resources(0.5), 3, Recorder())
+    with pytest.raises(RunError, match="the user's own mistake"):
+        search(PLAN, measurer, Recorder(), team)
+    team.stop()
+    assert not measurer.run.measurements
 
 
 def test_a_trial_that_no_node_has_room_for_is_refused(cluster):
