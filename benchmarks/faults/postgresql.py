@@ -23,7 +23,8 @@ def run(settings: Settings) -> Outcome:
     """All kills of one of two workers."""
     if binaries() is None:
         raise Unavailable("needs Debian's postgresql")
-    question = QUICK if settings.quick else QUESTION
+    # Workers on a storage train directly where nothing else is asked for; what they are compared with has to as well.
+    question = ("--strategy", "direct", *(QUICK if settings.quick else QUESTION))
     asked = question[:-2]  # without --jobs
     random_numbers, tally = random.Random(settings.seed), Tally()
     whole = settings.folder / "whole"
