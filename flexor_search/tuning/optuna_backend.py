@@ -5,7 +5,6 @@ thrown away. So a resumed run proposes what an uninterrupted one would have, and
 """
 
 import sqlite3
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from flexor_search.planning import Allocation, SearchSpace
 from flexor_search.planning.space import Profile
 from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement, Run
 from flexor_search.tuning.sampler import AdditiveSampler
+from flexor_search.tuning.storage import quiet_optuna
 
 GP_TRAININGS = 50
 """Up to this many trainings a Gaussian process proposes best; past it TPE is as good and cheaper."""
@@ -34,19 +34,6 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 """Makes each sampler that proposals can come from, by its seed."""
 _STATES = {DONE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED}
 STUDY_NAME = "flexor-search"
-
-
-@contextmanager
-def _quiet_optuna():
-    """Optuna announces experimental samplers and every study; the user asked for neither."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)
 
 
 @contextmanager
@@ -87,7 +74,7 @@ def propose(space: SearchSpace, observed: Sequence[tuple[Profile, float]], seed:
         A profile, not yet projected onto any budget.
     """
     known = distributions(space)
-    with _quiet_optuna():
+    with quiet_optuna():
         study = optuna.create_study(direction="maximize", sampler=make_sampler(len(observed), seed))
         study.add_trials(
             [
@@ -109,7 +96,7 @@ class StudyRecord:
         self._space, self._path = space, run.folder / "study.db"
         path = self._path
         searched = [m for m in run.measurements if m.phase == SEARCH]
-        with _quiet_optuna():
+        with quiet_optuna():
             recorded = self._recorded(path) if path.exists() else None
             if recorded == [(m.number, *_outcome(m)) for m in searched]:
                 self._study = optuna.load_study(study_name=STUDY_NAME, storage=_url(path))
@@ -124,7 +111,7 @@ class StudyRecord:
     def add(self, measurement: Measurement) -> None:
         """Mirror a new measurement; those of other phases are not trials of the search."""
         if measurement.phase == SEARCH:
-            with _quiet_optuna(), _write_errors(self._path):
+            with quiet_optuna(), _write_errors(self._path):
                 self._study.add_trial(self._trial(measurement))
 
     @staticmethod
