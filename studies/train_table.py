@@ -20,8 +20,8 @@ from torch import nn
 from flexor_search.errors import TrainingError
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import quantize_
-from flexor_search.training import TrainResult, evaluate, seeded, stackable_groups, train, train_stacked
-from flexor_search.tuning import MOST_STACKED, Silent, closed_recipe, stack_width
+from flexor_search.training import TrainResult, evaluate, seeded, train_together
+from flexor_search.tuning import MOST_TOGETHER, Silent, closed_recipe, models_at_a_time
 from flexor_search.workloads import Data, Workload
 
 COLUMNS = ("name", "seed", "label", "bits_per_weight", "val_accuracy", "test_accuracy", "train_seconds")
@@ -47,7 +47,7 @@ def train_table(
 ) -> list[dict[str, str]]:
     """Train the jobs whose (name, seed) the file does not hold yet; a line is on disk as soon as it is known.
 
-    On a GPU as many as its memory holds train as one stack; on a CPU one after the other. None begins after `seconds`.
+    On a GPU several at a time; on a CPU one after the other. None begins after `seconds`.
     """
     started = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,7 +62,8 @@ def train_table(
         writer.writerows(rows)
     first = waiting[0].allocation
     recipe = closed_recipe(task.build, data, task.recipe, device, first, {}, Silent())
-    width = stack_width(task.build, data, recipe, device, first, MOST_STACKED) if device == "cuda" else 1
+    on_gpu = device == "cuda"
+    width = models_at_a_time(task.build, data, recipe, device, first, MOST_TOGETHER) if on_gpu else 1
     for start in range(0, len(waiting), width):
         if time.monotonic() - started > seconds:
             break
@@ -90,26 +91,17 @@ def train_table(
 def _trained(
     jobs: Sequence[Job], task: Workload, data: Data, recipe: Recipe, device: str
 ) -> tuple[list[nn.Module], list[TrainResult]]:
-    """Models of the jobs, trained: those of one structure as one stack where there are several."""
+    """Models of the jobs, trained side by side."""
     models = []
     for job in jobs:
         with seeded(job.seed):
             models.append(quantize_(task.build(), job.allocation))
-    results: dict[int, TrainResult] = {}
-    for group in stackable_groups(models):
-        if len(group) == 1:
-            results[group[0]] = train(models[group[0]], data, recipe, seed=jobs[group[0]].seed, device=device)
-            continue
-        seeds = [jobs[index].seed for index in group]
-        for index, result in zip(
-            group,
-            train_stacked([models[index] for index in group], data, recipe, seeds=seeds, device=device),
-            strict=True,
-        ):
-            if isinstance(result, TrainingError):
-                raise result
-            results[index] = result
-    return models, [results[index] for index in range(len(jobs))]
+    results = list[TrainResult]()
+    for result in train_together(models, data, recipe, seeds=[job.seed for job in jobs], device=device):
+        if isinstance(result, TrainingError):
+            raise result
+        results.append(result)
+    return models, results
 
 
 def use_threads(threads: int) -> None:

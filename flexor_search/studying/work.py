@@ -35,11 +35,9 @@ from flexor_search.training import (
     check_fits,
     evaluate,
     seeded,
-    stackable_groups,
-    train,
-    train_stacked,
+    train_together,
 )
-from flexor_search.tuning import MOST_STACKED, Silent, closed_recipe, stack_width
+from flexor_search.tuning import MOST_TOGETHER, Silent, closed_recipe, models_at_a_time
 from flexor_search.workloads import NO_OWN, Data
 
 
@@ -56,7 +54,7 @@ class StudyQuestion:
         seeds: of every row, 0 for the study's.
         rows: names of the rows to train; none: all.
         seconds: after so many nothing new is begun, and what is under way is left at its next epoch; 0: no limit.
-        jobs: trainings stacked as one; 0: one on a processor, on a GPU as many as its memory holds.
+        jobs: trainings at a time; 0: one on a processor, on a GPU as many as keep it busy.
         device: "cpu", "cuda" or "auto".
     """
 
@@ -230,43 +228,22 @@ class _Work:
     def _width(self, job: _Job, data: Data, recipe: Recipe) -> int:
         if self.asked.jobs or not self.device.startswith("cuda"):
             return self.asked.jobs or 1
-        return stack_width(job.row.task.build, data, recipe, self.device, job.allocation, MOST_STACKED)
+        return models_at_a_time(job.row.task.build, data, recipe, self.device, job.allocation, MOST_TOGETHER)
 
     def _train_some(self, jobs: Sequence[_Job], data: Data, recipe: Recipe) -> None:
         models = [job.fresh(recipe) for job in jobs]
-        for group in stackable_groups(models):
-            some = [jobs[index] for index in group]
-            found = self._trained([models[index] for index in group], some, data, recipe)
-            for job, index, result in zip(some, group, found, strict=True):
-                self._write_down(job, models[index], result, data)
-
-    def _trained(
-        self, models: list[nn.Module], jobs: list[_Job], data: Data, recipe: Recipe
-    ) -> Sequence[TrainResult | TrainingError]:
-        checkpoint = Checkpoint(
-            self.book.unfinished_path(jobs[0].key), identity=[job.key for job in jobs], tell=self.tell
-        )
         watch = self._watch if self._ends < math.inf else None
-        if len(jobs) > 1:
-            watches = [watch] * len(jobs)
-            seeds = [job.seed for job in jobs]
-            return train_stacked(
-                models, data, recipe, seeds=seeds, device=self.device, on_epoch=watches, checkpoint=checkpoint
-            )
-        try:
-            return [
-                train(
-                    models[0],
-                    data,
-                    recipe,
-                    seed=jobs[0].seed,
-                    device=self.device,
-                    on_epoch=watch,
-                    checkpoint=checkpoint,
-                )
-            ]
-        except TrainingError as error:
-            return [error]
+        results = train_together(
+            *(models, data, recipe),
+            seeds=[job.seed for job in jobs],
+            device=self.device,
+            on_epoch=[watch] * len(jobs),
+            checkpoints=[
+                Checkpoint(self.book.unfinished_path(job.key), identity=[job.key], tell=self.tell) for job in jobs
+            ],
+        )
+        for job, model, result in zip(jobs, models, results, strict=True):
+            self._write_down(job, model, result, data)
 
     def _write_down(self, job: _Job, model: nn.Module, result: TrainResult | TrainingError, data: Data) -> None:
         score, state, reason = Score(math.nan, math.nan), DONE, ""

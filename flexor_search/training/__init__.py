@@ -1,4 +1,4 @@
-"""How models are trained and scored: one, or many as one."""
+"""How models are trained and scored: one, or many at a time."""
 
 from flexor_search.training.check import check_fits
 from flexor_search.training.checkpoint import CHECKPOINT_SECONDS, Checkpoint, say_nothing
@@ -12,8 +12,7 @@ from flexor_search.training.shared import (
     shared_model,
     train_shared,
 )
-from flexor_search.training.stackable import stackable_groups, why_not_stackable
-from flexor_search.training.stacked import train_stacked
+from flexor_search.training.together import train_together
 from flexor_search.training.trainer import train
 
 __all__ = [
@@ -34,9 +33,7 @@ __all__ = [
     "say_nothing",
     "seeded",
     "shared_model",
-    "stackable_groups",
     "train",
     "train_shared",
-    "train_stacked",
-    "why_not_stackable",
+    "train_together",
 ]

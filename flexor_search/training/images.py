@@ -4,7 +4,7 @@ A data set that fits lives on the device as it is stored (uint8 where it is imag
 normalized there, many images in one operation: no DataLoader stands in the loop.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,32 +28,23 @@ class Epoch:
     """What one pass over the images does with each.
 
     Attributes:
-        order: indices of images, shape (n,); of a stack of K models (K, n).
+        order: indices of images, shape (n,).
         moves: of each image, in that order: its place in its padded self (down, right), 0 to 2 * PADDING, and whether
-            it is mirrored; shape (..., n, 3), uint8; empty (..., n, 0) without augmentation. Of images in files: the
-            seed of a random crop, shape (..., n, 1), int64.
+            it is mirrored; shape (n, 3), uint8; empty (n, 0) without augmentation. Of images in files: the seed of a
+            random crop, shape (n, 1), int64.
     """
 
     order: Tensor
     moves: Tensor
 
-    @classmethod
-    def stacked(cls, epochs: "list[Epoch]") -> "Epoch":
-        """Those of several models, one beside the other."""
-        return cls(torch.stack([epoch.order for epoch in epochs]), torch.stack([epoch.moves for epoch in epochs]))
-
     def to(self, device: torch.device) -> "Epoch":
         """The same on a device."""
         return Epoch(self.order.to(device), self.moves.to(device))
 
-    def keep(self, positions: list[int]) -> "Epoch":
-        """That of some models of a stack."""
-        return Epoch(self.order[positions], self.moves[positions])
-
     def step(self, step: int, size: int) -> tuple[Tensor, Tensor]:
         """Order and moves of a batch."""
         part = slice(step * size, (step + 1) * size)
-        return self.order[..., part], self.moves[..., part, :]
+        return self.order[part], self.moves[part]
 
 
 class Shuffler:
@@ -129,7 +120,7 @@ class TrainImages:
                 f'{tuple(split.images.shape[1:])}; set augmentation = "none" in the recipe'
             )
         place = torch.device(device)
-        if place.type != "cuda":
+        if place.type != "cuda" or split.labels.device.type == "cuda":
             return cls(split.to(place), place, recipe.augmentation)
         free_bytes, _ = torch.cuda.mem_get_info(place)
         if fits(split, free_bytes):
@@ -143,8 +134,18 @@ class TrainImages:
         """The next epoch of a training, where the images are."""
         return shuffler.epoch(len(self.split), self.augmentation).to(self.split.labels.device)
 
+    @property
+    def prepare(self) -> "Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None":
+        """What a step is to do first with each of `batches`; None: they are images and labels already."""
+        return self.batch if self._is_on_device else None
+
+    @property
+    def _is_on_device(self) -> bool:
+        return not isinstance(self.split, FileSplit) and self.split.labels.device.type == self.device.type
+
     def batches(self, epoch: Epoch, size: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The whole batches of an epoch from step `first` on, as `batch` makes them; those of files are read ahead."""
+        """The whole batches of an epoch from step `first` on: images and labels, those of files read ahead; of images
+        on the device the order and the moves only, from which a step that is recorded gathers them itself."""
         steps = len(self.split) // size
         if isinstance(self.split, FileSplit):
             part = slice(first * size, steps * size)
@@ -152,7 +153,8 @@ class TrainImages:
                 yield self._ready(images, labels)
             return
         for step in range(first, steps):
-            yield self.batch(*epoch.step(step, size))
+            part = epoch.step(step, size)
+            yield part if self._is_on_device else self.batch(*part)
 
     def batch(self, order: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
         """Images and labels, augmented, as float32, on the device."""

@@ -1,4 +1,4 @@
-"""A recipe's optimizer, over one model or a stack of them."""
+"""A recipe's optimizer, over all that a model trains."""
 
 from collections.abc import Callable, Sequence
 
@@ -26,7 +26,7 @@ def optimizer_of(model: nn.Module, recipe: Recipe, device: str) -> torch.optim.O
 def make_optimizer(
     encrypted: Sequence[Tensor], others: Sequence[Tensor], recipe: Recipe, device: str
 ) -> torch.optim.Optimizer:
-    """The recipe's optimizer; both kinds work element by element, so a stack of models trains like each alone.
+    """The recipe's optimizer; on a GPU one whose steps can be recorded.
 
     Args:
         encrypted: encrypted weights.

@@ -95,20 +95,21 @@ def evaluate(
     model.eval()
     model.to(device)
     recipe = recipe or Recipe()
-    right, loss = 0, 0.0
+    rights, each = list[Tensor](), list[Tensor]()  # read at the end: every look makes a GPU wait
     outputs, targets = list[Tensor](), list[Tensor]()
     for images, labels in split.batches(EVALUATION_BATCH):
         logits = logits_of(model, images.to(device), recipe, device)
         labels = labels.to(device)
-        loss += float(losses(logits, labels).sum())
+        each.append(losses(logits, labels).sum())
         if own.metric is not None:
             outputs.append(logits.cpu())
             targets.append(labels.cpu())
         else:
-            right += int((logits.argmax(1) == labels).sum())
+            rights.append((logits.argmax(1) == labels).sum())
+    loss = sum(torch.stack(each).tolist())
     if own.metric is not None:
         return Score(own.score(torch.cat(outputs), torch.cat(targets)), loss / len(split))
-    return Score(right / len(split), loss / len(split))
+    return Score(sum(torch.stack(rights).tolist()) / len(split), loss / len(split))
 
 
 def logits_of(model: nn.Module, images: Tensor, recipe: Recipe, device: str, *, as_float: bool = True) -> Tensor:

@@ -16,6 +16,7 @@ ROUTES = ("eager", "compiled", "replayed", "compiled and replayed")
 
 Losses = Callable[..., Tensor]
 Work = Callable[[], Tensor]
+Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _WARM_UP = 3
 """Real steps before recording: libraries choose their algorithms and optimizers make their state in the first ones."""
@@ -39,6 +40,8 @@ class CudaGraphs:
 
     def warm_up(self, work: Work) -> Tensor:
         """On a side stream, as recording does it."""
+        if torch.cuda.current_stream() != torch.cuda.default_stream():
+            return work()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -48,8 +51,11 @@ class CudaGraphs:
 
     def record(self, work: Work) -> Work:
         """One graph for all of it."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        # Scratch memory of matrix products belongs to the stream of the recording: two graphs that may run at the same
+        # time must not share it.
+        aside = stream if stream != torch.cuda.default_stream() else None
+        with torch.cuda.graph(graph, stream=aside):
             result = work()
 
         def replay() -> Tensor:
@@ -63,10 +69,11 @@ class Step:
     """Forward, backward and the optimizer's step.
 
     Args:
-        losses: of a batch's tensors: a scalar, or one a model of a stack, each of its own parameters.
+        losses: the loss of a batch's images and labels, a scalar.
         optimizer: steps after every backward pass.
         route: one of ROUTES.
         recorder: for the replayed ones; those that cannot be recorded go on as they stand.
+        prepare: makes images and labels of what a step is given; recorded with it.
 
     Attributes:
         route: the one taken now.
@@ -76,23 +83,25 @@ class Step:
     """
 
     def __init__(
-        self, losses: Losses, optimizer: torch.optim.Optimizer, route: str = "eager", recorder: Recorder | None = None
+        self,
+        losses: Losses,
+        optimizer: torch.optim.Optimizer,
+        route: str = "eager",
+        recorder: Recorder | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         if route not in ROUTES:
             raise ValueError(f"route: must be one of {', '.join(ROUTES)}, got {route!r}")
         self.route, self._optimizer = route, optimizer
         self._losses = torch.compile(losses, dynamic=False) if "compiled" in route else losses
         self._recorder = (recorder or CudaGraphs()) if "replayed" in route else None
-        self.forget()
-
-    def forget(self) -> None:
-        """Record anew: models have left the stack, and what is trained is elsewhere now."""
+        self._prepare = prepare
         self._done = 0
         self._replay: Work | None = None
         self._batch: list[Tensor] = []
 
     def __call__(self, *batch: Tensor) -> Tensor:
-        """One step on a batch; returns the losses, which the next step may overwrite."""
+        """One step on a batch; returns the loss, which the next step may overwrite."""
         if self._recorder is None:
             return self._as_it_stands(*batch)
         if self._done < _WARM_UP:
@@ -107,11 +116,11 @@ class Step:
         return self._replay()
 
     def _as_it_stands(self, *batch: Tensor) -> Tensor:
-        losses = self._losses(*batch)
+        loss = self._losses(*(self._prepare(*batch) if self._prepare is not None else batch))
         self._optimizer.zero_grad()
-        losses.sum().backward()
+        loss.backward()
         self._optimizer.step()
-        return losses.detach()
+        return loss.detach()
 
     def _record(self, recorder: Recorder, batch: tuple[Tensor, ...]) -> None:
         self._batch = [tensor.clone() for tensor in batch]

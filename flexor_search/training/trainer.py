@@ -7,6 +7,7 @@ own, a trial can be stopped at an epoch) would have to be argued into a framewor
 import functools
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -60,9 +61,7 @@ def train(
         TrainingError: the loss is not a finite number, or code of one's own failed.
         RunError: the checkpoint cannot be written.
     """
-    model.to(device)
-    if recipe.memory_format == "channels_last" and data.train.images.dim() == 4:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    placed(model, data, recipe, device)
     with seeded(seed):
         if own.train is not None:
             result = train_by_own(own, model, data, recipe, seed=seed, device=device, on_epoch=on_epoch)
@@ -70,6 +69,14 @@ def train(
             result = Training(model, data, recipe, seed, device, on_epoch, route, checkpoint, own=own).run()
     model.eval()
     return result
+
+
+def placed(model: nn.Module, data: Data, recipe: Recipe, device: str) -> nn.Module:
+    """The model, moved to where and as the recipe trains it."""
+    model.to(device)
+    if recipe.memory_format == "channels_last" and data.train.images.dim() == 4:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 class Training:
@@ -96,7 +103,8 @@ class Training:
         self.batch_size = min(recipe.batch_size, len(self.train))
         self.steps = len(self.train) // self.batch_size
         self.shuffler = Shuffler(seed)
-        self.epoch, self.step, self.scores, self._started = 0, 0, list[tuple[int, Score]](), time.perf_counter()
+        self.epoch, self.step, self.scores = 0, 0, list[tuple[int, Score]]()
+        self._started, self._before, self._share = time.perf_counter(), 0.0, 1.0
         identity = [recipe.to_json(), seed, len(self.train), torch.device(device).type]
         self.s_tanh = shared_s_tanh(model)  # before the saver looks for the tensors of the model
         self.saver = Saver(checkpoint, identity, {"model": model})
@@ -104,15 +112,24 @@ class Training:
         self.optimizer = optimizer_of(model, recipe, device)
         self.saver.restore_optimizer(self.optimizer)
         losses = losses or functools.partial(training_loss, model, recipe=recipe, device=device)
-        self.take_step = Step(losses, self.optimizer, route or default_route(device))
+        self.take_step = Step(losses, self.optimizer, route or default_route(device), prepare=self.train.prepare)
         if saved is not None:
             self._take_up(saved)
 
     def run(self) -> TrainResult:
         """From where it is to the end."""
+        return next(result for result in self.steps_of(1) if result is not None)
+
+    def steps_of(self, count: int) -> Iterator[TrainResult | None]:
+        """The same step by step: None after each, then the result.
+
+        Args:
+            count: of trainings that take turns; the time of each is that share of what has passed.
+        """
+        self._share = 1 / count
         score, stopped = Score(0.0, math.inf), False
         while self.epoch < self.recipe.epochs and not stopped:
-            self._pass()
+            yield from self._pass()
             self.epoch, self.step = self.epoch + 1, 0
             last = self.epoch == self.recipe.epochs
             if self.on_epoch is not None or last:
@@ -122,9 +139,9 @@ class Training:
             if self.on_epoch is not None and not last:
                 self.scores.append((self.epoch, score))
                 stopped = self.on_epoch(self.epoch, score)
-        return TrainResult(score, self.epoch, stopped, self._seconds())
+        yield TrainResult(score, self.epoch, stopped, self._seconds())
 
-    def _pass(self) -> None:
+    def _pass(self) -> Iterator[None]:
         """What is left of a pass over the images."""
         recipe, steps, size = self.recipe, self.steps, self.batch_size
         self.model.train()
@@ -140,6 +157,7 @@ class Training:
             self.step = step + 1
             if self.saver.is_due():
                 self.saver.save(self.optimizer, self._progress())
+            yield
 
     def _progress(self) -> dict[str, Any]:
         scores = [(epoch, score.accuracy, score.loss) for epoch, score in self.scores]
@@ -147,7 +165,7 @@ class Training:
 
     def _take_up(self, saved: dict[str, Any]) -> None:
         self.epoch, self.step = saved["epoch"], saved["step"]
-        self._started -= saved["seconds"]
+        self._before = saved["seconds"]
         for _ in range(self.epoch):
             self.train.epoch(self.shuffler)
         for epoch, accuracy, loss in saved["scores"]:
@@ -156,7 +174,7 @@ class Training:
                 self.on_epoch(*self.scores[-1])
 
     def _seconds(self) -> float:
-        return time.perf_counter() - self._started
+        return self._before + self._share * (time.perf_counter() - self._started)
 
 
 def _check_finite(loss: Tensor, epoch: int, step: int) -> None:

@@ -27,13 +27,13 @@ from flexor_search.tuning.shared_study import SharedStudy
 from flexor_search.tuning.shared_team import WORKERS_EXPECTED, SharedTeam, join, settle
 from flexor_search.tuning.strategy import Course, choose_course, follow, search_by
 from flexor_search.tuning.summary import copy_trained, packing_lines, packing_warnings, ship, summarize
-from flexor_search.tuning.team import MOST_STACKED, choose_team, stack_width, trials_ahead
+from flexor_search.tuning.team import MOST_TOGETHER, choose_team, models_at_a_time, trials_ahead
 from flexor_search.tuning.time_plan import closed_recipe, time_plan
 from flexor_search.tuning.trial import Candidate
 
 __all__ = [
     "FINALISTS",
-    "MOST_STACKED",
+    "MOST_TOGETHER",
     "SHARED",
     "SHARED_LOSS",
     "TRAINED",
@@ -66,13 +66,13 @@ __all__ = [
     "follow",
     "groups",
     "join",
+    "models_at_a_time",
     "packing_lines",
     "packing_warnings",
     "search",
     "search_by",
     "settle",
     "ship",
-    "stack_width",
     "summarize",
     "time_plan",
     "trials_ahead",

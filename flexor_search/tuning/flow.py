@@ -1,6 +1,6 @@
 """Trials on their way: begun in order, ended in order, several at a time in between.
 
-Who trains them is a team: processes on a CPU, one stack on a GPU, or nobody: then each trains here when it is ended.
+Who trains them is a team: processes on a CPU, streams of a GPU, or nobody: then each trains here when it is ended.
 Lines are written in the order in which trials were begun, whichever finishes first.
 """
 
@@ -106,21 +106,21 @@ class Flow:
                     self._measurer.run.append(found)
 
 
-class Stack:
-    """A team of one: what is on its way trains as one, when the first of it is waited for.
+class Streams:
+    """A team in this process: what is on its way trains side by side on a GPU, when the first of it is waited for.
 
     Args:
         measurer: of the run.
-        width: models in a stack, at most.
+        width: models at a time, at most.
     """
 
     def __init__(self, measurer: Measurer, width: int) -> None:
         self._measurer, self.width = measurer, width
-        self._waiting: list[_Stacked] = []
+        self._waiting: list[_Waiting] = []
 
-    def submit(self, trial: Trial, number: int) -> "_Stacked":
+    def submit(self, trial: Trial, number: int) -> "_Waiting":
         """Put a trial on the pile."""
-        self._waiting.append(_Stacked(trial, number, self._train))
+        self._waiting.append(_Waiting(trial, number, self._train))
         return self._waiting[-1]
 
     def stop(self) -> None:
@@ -135,7 +135,7 @@ class Stack:
 
 
 @dataclass
-class _Stacked:
+class _Waiting:
     trial: Trial
     number: int
     train: Callable[[], None]

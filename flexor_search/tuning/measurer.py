@@ -23,9 +23,8 @@ from flexor_search.training import (
     evaluate,
     say_nothing,
     seeded,
-    stackable_groups,
     train,
-    train_stacked,
+    train_together,
 )
 from flexor_search.tuning.proven import write_proven
 from flexor_search.tuning.trial import Candidate, Trial
@@ -123,13 +122,9 @@ class Measurer:
         used = {m.number for m in self.run.measurements} | set(taken)
         return list(itertools.islice((number for number in itertools.count() if number not in used), count))
 
-    def checkpoint(self, trials: Sequence[Trial]) -> Checkpoint:
-        """Where one training, or several that train as one, are written down while they are under way.
-
-        It bears the name of the first; `Run.append` removes it with that one's line.
-        """
-        identity = [trial.key for trial in trials]
-        return Checkpoint(self.run.unfinished_path(identity[0]), self.checkpoint_seconds, identity, self.tell)
+    def checkpoint(self, trial: Trial) -> Checkpoint:
+        """Where a training is written down while it is under way; `Run.append` removes it with the trial's line."""
+        return Checkpoint(self.run.unfinished_path(trial.key), self.checkpoint_seconds, [trial.key], self.tell)
 
     def attempt(self, trial: Trial, number: int, checkpoint: Checkpoint | None = None) -> Measurement:
         """Train and pack under a number, and write the files of that number; the run gets no line yet.
@@ -141,7 +136,7 @@ class Measurer:
             number: of the measurement.
             checkpoint: where it is written down while it is under way; None: in the run folder.
         """
-        checkpoint = checkpoint or self.checkpoint([trial])
+        checkpoint = checkpoint or self.checkpoint(trial)
         recipe, data = self._at_fidelity(trial.phase)
         found = self._attempt(trial, number, recipe, checkpoint)
         batch = min(recipe.batch_size, len(data.train)) // 2
@@ -182,44 +177,35 @@ class Measurer:
         return self._ended(trial, number, model, result, rungs)
 
     def attempt_together(self, trials: Sequence[Trial], numbers: Sequence[int]) -> list[Measurement]:
-        """The same for several of one phase, trained as one where their models can be stacked.
-
-        Where memory does not last, half as many are trained at once.
-        """
+        """The same for several of one phase, side by side; half as many at a time where memory does not last."""
         if len(trials) == 1:
             return [self.attempt(trials[0], numbers[0])]
         recipe, data = self._at_fidelity(trials[0].phase)
-        found: dict[int, Measurement] = {}
         models = [self._fresh(trial.candidate.allocation, recipe, trial.seed) for trial in trials]
-        for group in stackable_groups(models):
-            rungs: list[dict[int, float]] = [{} for _ in group]
-            try:
-                results = train_stacked(
-                    [models[index] for index in group],
-                    data,
-                    recipe,
-                    seeds=[trials[index].seed for index in group],
-                    device=self.device,
-                    on_epoch=[trials[index].watch(seen) for index, seen in zip(group, rungs, strict=True)],
-                    route=self.route,
-                    checkpoint=self.checkpoint([trials[index] for index in group]),
-                    own=self.own,
-                )
-            except (MemoryError, torch.OutOfMemoryError):
-                results = None
-            if results is None:  # out of the handler: its error would hold on to what the device is short of
-                half = (len(group) + 1) // 2
-                for part in (group[:half], group[half:]):
-                    if part:
-                        some, their = [trials[index] for index in part], [numbers[index] for index in part]
-                        found |= dict(zip(part, self.attempt_together(some, their), strict=True))
-                continue
-            for index, result, seen in zip(group, results, rungs, strict=True):
-                if isinstance(result, TrainingError):
-                    found[index] = self.failed(trials[index], numbers[index], _first_line(result), seen)
-                else:
-                    found[index] = self._ended(trials[index], numbers[index], models[index], result, seen)
-        return [found[index] for index in range(len(trials))]
+        rungs: list[dict[int, float]] = [{} for _ in trials]
+        try:
+            results = train_together(
+                *(models, data, recipe),
+                seeds=[trial.seed for trial in trials],
+                device=self.device,
+                on_epoch=[trial.watch(seen) for trial, seen in zip(trials, rungs, strict=True)],
+                route=self.route,
+                checkpoints=[self.checkpoint(trial) for trial in trials],
+                own=self.own,
+            )
+        except (MemoryError, torch.OutOfMemoryError):
+            results = None
+        if results is None:  # out of the handler: its error would hold on to what the device is short of
+            del models
+            half = (len(trials) + 1) // 2
+            parts = (slice(None, half), slice(half, None))
+            return [line for part in parts for line in self.attempt_together(trials[part], numbers[part])]
+        return [
+            self.failed(trial, number, _first_line(result), seen)
+            if isinstance(result, TrainingError)
+            else self._ended(trial, number, model, result, seen)
+            for trial, number, model, result, seen in zip(trials, numbers, models, results, rungs, strict=True)
+        ]
 
     def failed(self, trial: Trial, number: int, reason: str, rungs: dict[int, float] | None = None) -> Measurement:
         """The measurement of a trial that failed, with the reason."""

@@ -1,4 +1,4 @@
-"""Who trains: one stack on a GPU, processes on a CPU where a short measurement finds them faster, or this process."""
+"""Who trains: streams of a GPU, processes where a short measurement finds them faster on a CPU, or this process."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,7 @@ from torch import nn
 from flexor_search.codes.sharing import n_processors
 from flexor_search.errors import RunError
 from flexor_search.planning import Allocation, Recipe
-from flexor_search.quantization import quantize_
-from flexor_search.training import seeded, why_not_stackable
-from flexor_search.tuning.flow import Stack, Team
+from flexor_search.tuning.flow import Streams, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
 from flexor_search.tuning.time_plan import seconds_per_image
@@ -19,8 +17,9 @@ from flexor_search.workloads import Data
 
 GPU_AHEAD = 7
 """Proposals that are made on a GPU before the results of as many are known."""
-MOST_STACKED = 32
-"""Models in a stack, however much memory there is."""
+MOST_TOGETHER = 16
+"""Models that train side by side on a GPU, however much memory there is: eight keep it busy (docs/log.md), and of the
+smallest, which do not, every launch is waited for."""
 _WORTH_WHILE = 1.15
 _START_SECONDS = 8.0
 """Processes take about so long until they train: most of it is importing torch."""
@@ -37,7 +36,7 @@ def trials_ahead(jobs: int, device: str) -> int:
 
 
 def models_that_fit(free_bytes: int, bytes_per_model: int, most: int) -> int:
-    """How many models to stack: as many as fit in four fifths of what is free, at least 1, at most `most`.
+    """How many models to train at a time: as many as fit in four fifths of what is free, at least 1, at most `most`.
 
     Example:
         >>> models_that_fit(1000, 100, 32), models_that_fit(1000, 100, 4), models_that_fit(1000, 5000, 4)
@@ -68,7 +67,9 @@ def choose_team(
         if measurer.own.train is not None:
             observer.message("one training at a time: a loop of your own trains")
             return None
-        return _stack(measurer, allocation, jobs or MOST_STACKED, observer)
+        width = models_at_a_time(*measurer.training, allocation, jobs or MOST_TOGETHER)
+        observer.message(f"up to {width} trainings at a time, each on a stream of its own")
+        return Streams(measurer, width)
     count = jobs or n_processors()
     if measurer.device != "cpu" or count < 2 or (not jobs and seconds * (1 - 1 / count) < 2 * _START_SECONDS):
         return None
@@ -93,22 +94,10 @@ def choose_team(
     return workers
 
 
-def _stack(measurer: Measurer, allocation: Allocation, most: int, observer: Observer) -> Team | None:
-    images, _ = measurer.data.train.batch(slice(0, 4))
-    with seeded(0):
-        model = quantize_(measurer.build(), allocation).to(measurer.device)
-    if reason := why_not_stackable(model, images):
-        observer.message(f"one training at a time: the model cannot be stacked: {reason}")
-        return None
-    width = stack_width(*measurer.training, allocation, most)
-    observer.message(f"up to {width} trainings at a time, stacked as one")
-    return Stack(measurer, width)
-
-
-def stack_width(
+def models_at_a_time(
     build: Callable[[], nn.Module], data: Data, recipe: Recipe, device: str, allocation: Allocation, most: int
 ) -> int:
-    """How many models to train as one on a GPU, by its free memory and what one model takes in a few steps."""
+    """How many models to train side by side on a GPU, by its free memory and what one model takes in a few steps."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     seconds_per_image(build, data, recipe, device, allocation)

@@ -1,5 +1,6 @@
 """Images and labels, split into train, validation and test, held in memory as tensors."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -97,7 +98,7 @@ class Split:
         if images.dtype == torch.uint8:
             if isinstance(self.mean, float) and isinstance(self.std, float):
                 return images.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
-            mean, std = (torch.tensor(each, device=images.device).view(-1, 1, 1) for each in (self.mean, self.std))
+            mean, std = (_channels(each, images.device) for each in (self.mean, self.std))
             return images.float().div_(255).sub_(mean).div_(std)
         return images
 
@@ -105,6 +106,12 @@ class Split:
         """All images in order."""
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))
+
+
+@functools.lru_cache(maxsize=64)
+def _channels(values: float | tuple[float, ...], device: torch.device) -> Tensor:
+    """Made once: a training step that is recorded must not copy from the processor."""
+    return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 @dataclass(frozen=True)
