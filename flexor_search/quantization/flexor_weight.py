@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from flexor_search.planning import LayerShape, LayerSpec
 from flexor_search.planning.allocation import slices_of
 from flexor_search.quantization.fused import FusedLayer, can_fuse, fused_weight, in_format
+from flexor_search.quantization.gpu_weight import GpuLayer, can_run, gpu_weight
 from flexor_search.quantization.nearest_codeword import nearest_stored_bits
 from flexor_search.quantization.surrogate import decode_signs, output_signs
 
@@ -75,6 +76,9 @@ class FlexorWeight(nn.Module):
                 straight_through=self.surrogate == "ste",
                 memory_format=self._memory_format(),
             )
+        if encrypted.is_cuda and (layer := self._gpu_layer()) is not None and can_run(encrypted, scale):
+            tensors = (encrypted, self.matrix, scale, self.s_tanh)
+            return gpu_weight(layer, *tensors, self.reference, memory_format=self._memory_format())
         weight = self.reference(encrypted, scale)
         if torch._C._are_functorch_transforms_active():  # they know one format
             return weight
@@ -108,6 +112,9 @@ class FlexorWeight(nn.Module):
     def extra_repr(self) -> str:
         """The spec, shown when a model is printed."""
         return f"{self.spec.label}, {self.layer.n_weights} weights"
+
+    def _gpu_layer(self) -> GpuLayer | None:
+        return GpuLayer.of(self.layer, self.spec, self.slice_order, self.surrogate)
 
     def _memory_format(self) -> torch.memory_format:
         """The one that the layer's plain weight would have now."""

@@ -154,10 +154,7 @@ class _FusedWeight(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         encrypted, scale, s_tanh = ctx.saved_tensors
         if torch.is_grad_enabled():  # gradients of these gradients are wanted
-            needed = [tensor for tensor in (encrypted, scale) if tensor.requires_grad]
-            found = iter(torch.autograd.grad(ctx.reference(encrypted, scale), needed, grads[0], create_graph=True))
-            both = (next(found) if tensor.requires_grad else None for tensor in (encrypted, scale))
-            return (*both, None, None, None, None, None)
+            return *gradients_by(ctx.reference, encrypted, scale, grads[0]), None, None, None, None, None
         layer, loops = ctx.layer, _loops()
         assert loops is not None
         out, grad = torch.empty_like(encrypted), _flat(grads[0].float().contiguous())
@@ -166,6 +163,14 @@ class _FusedWeight(torch.autograd.Function):
         rest = (*rest, grad, s_tanh.item(), ctx.straight_through, _flat(out), parts)
         _share(lambda start, stop: loops.gradient_kernel(*first, start, stop, *rest), layer, loops.PART_SLICES)
         return out, torch.from_numpy(parts.sum(0)), None, None, None, None, None
+
+
+def gradients_by(reference: Reference, encrypted: Tensor, scale: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Those of encrypted weights and scales by the pure formulas, which can be differentiated once more."""
+    needed = [tensor for tensor in (encrypted, scale) if tensor.requires_grad]
+    weight = reference(encrypted, scale)
+    found = iter(torch.autograd.grad(weight, needed, grad.to(weight.dtype), create_graph=True))
+    return tuple(next(found) if tensor.requires_grad else None for tensor in (encrypted, scale))
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)  # not those of tracing, which hold no numbers
