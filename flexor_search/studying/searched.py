@@ -1,8 +1,8 @@
-"""Rows that are what a search chooses: the search runs once, in a folder of its own."""
+"""Rows that are what a search chooses: it runs once for all budgets of a workload, in a folder of its own."""
 
+import hashlib
 import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,39 +22,53 @@ SEARCH_SEEDS = 3
 """Trainings of each finalist of a search; their seeds are none of the study's."""
 
 
-def searched_allocation(
-    row: Row, asked: "StudyQuestion", folder: Path, device: str, tell: Callable[[str], None]
-) -> Allocation:
-    """Search for a row's budget, or look up what was found.
+def searched_allocations(
+    rows: Sequence[Row], asked: "StudyQuestion", folder: Path, device: str, tell: Callable[[str], None]
+) -> dict[str, Allocation]:
+    """Search for the budgets of rows, or look up what was found.
+
+    Rows of one workload, recipe and number of trials share a run: many budgets cost little more than one.
 
     Args:
-        row: with a budget.
+        rows: with a budget each.
         asked: data and what is cut for trying out.
-        folder: of the study's results; the run is searches/ROW in it.
+        folder: of the study's results; the runs are in searches/ there.
         device: where to train.
         tell: is told of progress.
+
+    Returns:
+        Name of a row -> what was chosen for it.
     """
-    place = folder / "searches" / re.sub(r"[^\w.-]+", "-", row.name)
-    chosen = place / f"allocation-{row.table.search}.json"
-    if not _is_complete(place) or not chosen.exists():
-        tell(f"{row.name}: searching at {row.table.search}; the run is {place}")
-        place.mkdir(parents=True, exist_ok=True)
+    runs: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
         recipe = row.task.recipe.to_json()
         if asked.images:
             recipe["search_images"] = min(asked.images, recipe["search_images"] or asked.images)
-        write_atomically(place / "recipe.toml", tomli_w.dumps(recipe).encode())
-        question = Question(
-            budget=row.table.search or "",
-            workload=row.table.workload,
-            data_dir=asked.data_dir,
-            recipe=str(place / "recipe.toml"),
-            trials=row.table.trials,
-            seeds=min(SEARCH_SEEDS, asked.seeds or SEARCH_SEEDS),
-            jobs=asked.jobs,
-            device=device,
-        )
-        api.search(question, place)
-    return Allocation.from_json(row.space.model, json.loads(chosen.read_text(encoding="utf-8")))
+        runs.setdefault((row.table.workload, tomli_w.dumps(recipe), row.table.trials), []).append(row)
+    found: dict[str, Allocation] = {}
+    for (workload, recipe_toml, trials), some in runs.items():
+        budgets = ",".join(dict.fromkeys(str(row.table.search) for row in some))
+        digest = hashlib.sha256(f"{recipe_toml} {trials} {budgets}".encode()).hexdigest()[:8]
+        place = folder / "searches" / f"{workload}-{digest}"
+        if not _is_complete(place):
+            tell(f"{', '.join(row.name for row in some)}: searching at {budgets}; the run is {place}")
+            place.mkdir(parents=True, exist_ok=True)
+            write_atomically(place / "recipe.toml", recipe_toml.encode())
+            question = Question(
+                budget=budgets,
+                workload=workload,
+                data_dir=asked.data_dir,
+                recipe=str(place / "recipe.toml"),
+                trials=trials,
+                seeds=min(SEARCH_SEEDS, asked.seeds or SEARCH_SEEDS),
+                jobs=asked.jobs,
+                device=device,
+            )
+            api.search(question, place)
+        for row in some:
+            chosen = (place / f"allocation-{row.table.search}.json").read_text(encoding="utf-8")
+            found[row.name] = Allocation.from_json(row.space.model, json.loads(chosen))
+    return found
 
 
 def _is_complete(place: Path) -> bool:

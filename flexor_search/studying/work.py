@@ -25,7 +25,7 @@ from flexor_search.quantization import flexor_weights, quantize_
 from flexor_search.question import device_of
 from flexor_search.studying.book import DONE, FAILED, Book, Line, Reading, held
 from flexor_search.studying.rows import Row, plan_rows
-from flexor_search.studying.searched import searched_allocation
+from flexor_search.studying.searched import searched_allocations
 from flexor_search.studying.study_file import StudyFile, read_study
 from flexor_search.studying.tables import write_tables
 from flexor_search.training import (
@@ -158,13 +158,11 @@ class _Work:
 
     def with_searches(self, rows: Sequence[Row]) -> list[Row]:
         """The rows with what their searches chose; those that are done are looked up."""
-        found = []
-        for row in rows:
-            if row.table.search:
-                self._check_time()
-                row = replace(row, found=searched_allocation(row, self.asked, self.book.folder, self.device, self.tell))
-            found.append(row)
-        return found
+        searching = [row for row in rows if row.table.search]
+        if searching:
+            self._check_time()
+        chosen = searched_allocations(searching, self.asked, self.book.folder, self.device, self.tell)
+        return [replace(row, found=chosen.get(row.name)) for row in rows]
 
     def jobs(self, rows: Sequence[Row]) -> list[_Job]:
         """All trainings, the first seed of every row before the second of any."""

@@ -1,7 +1,7 @@
 """Train a shared network once, and judge every allocation on it.
 
 Each step trains one or several paths, an allocation each. Under "random" it is one, every menu entry drawn with equal
-probability; under "sandwich" the largest, the smallest and a random one, whose mean loss is what the step lowers. Paths
+probability; under "level" one whose entries lie around a common place in their menus; under "sandwich" the largest, the smallest and a random one, whose mean loss is what the step lowers. Paths
 are drawn from torch's generator, which checkpoints keep: a training that goes on draws what it would have drawn.
 
 An allocation is judged with batch-norm statistics of its own, estimated anew on a few fixed batches of training images:
@@ -28,9 +28,11 @@ from flexor_search.training.score import EVALUATION_BATCH, Score, logits_of, see
 from flexor_search.training.trainer import Training
 from flexor_search.workloads import Data
 
-PATHS = ("random", "sandwich")
+PATHS = ("random", "level", "sandwich")
 STATISTICS_BATCHES = 4
 """Batches of training images that batch-norm statistics are estimated on."""
+_SPREAD = 0.25
+"""Of the places in their menus, 0 to 1, that a path of "level" takes around a common one."""
 _CACHE_BYTES = 1 << 30
 """What activations that are kept may take, at most."""
 
@@ -79,7 +81,7 @@ def train_shared(
         recipe: how, its epochs all done.
         seed: of the order of images, of paths and of dropout.
         device: where to train.
-        paths: "random" or "sandwich".
+        paths: one of PATHS.
         checkpoint: where the training is written down now and then; None: nowhere.
 
     Raises:
@@ -108,7 +110,7 @@ def train_shared(
     except TrainingError as error:
         raise SharedNetworkError(f"the shared network does not learn: {error}") from error
     model.eval()
-    return SharedResult(result.train_seconds, recipe.epochs * training.steps, 1 if paths == "random" else 3)
+    return SharedResult(result.train_seconds, recipe.epochs * training.steps, 3 if paths == "sandwich" else 1)
 
 
 def check_learned(score: Score, data: Data) -> None:
@@ -199,6 +201,9 @@ def score_profiles(scorer: ProfileScorer, profiles: Sequence[Profile]) -> Iterat
 
 def _draw(space: SearchSpace, paths: str) -> list[Profile]:
     menus = [len(variable.menu) for variable in space.variables]
+    if paths == "level":
+        level = torch.rand(()) + _SPREAD * torch.randn(len(menus))
+        return [tuple(round(float(x) * (n - 1)) for x, n in zip(level.clamp(0, 1), menus, strict=True))]
     random = tuple(int(torch.randint(count, ())) for count in menus)
     if paths == "random":
         return [random]
