@@ -29,8 +29,10 @@ def output_signs(encrypted: Tensor, matrix: Tensor) -> Tensor:
     taps_less_one = matrix.sum(2, keepdim=True) - 1
     count = torch.baddbmm(taps_less_one, matrix, complement)
     # Counts are small integers, exact in float32; halving and floor is several times cheaper than remainder.
-    signs = count.sub_(torch.floor(count * 0.5).mul_(2)).mul_(-2).add_(1)
-    return signs.to(encrypted.dtype)
+    # The result is a tensor of its own: of one that was changed in place, or that `to` gave back as it was, torch 2.11
+    # compiles a gradient of zero (pytorch/pytorch#180642).
+    signs = count.sub_(torch.floor(count * 0.5).mul_(2)).mul_(-2) + 1
+    return signs if signs.dtype == encrypted.dtype else signs.to(encrypted.dtype)
 
 
 def flexor_gradient(encrypted: Tensor, matrix: Tensor, signs: Tensor, grad: Tensor, s_tanh: Tensor) -> Tensor:
