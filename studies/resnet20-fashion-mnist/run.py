@@ -1,7 +1,7 @@
 """ResNet-20 on Fashion-MNIST: does one shared network find a better allocation of 18 layers than the rules of thumb?
 
 python studies/resnet20-fashion-mnist/run.py --seconds 3600          # small form: 14x14 images, 16,384 for training
-python studies/resnet20-fashion-mnist/run.py --size full             # full size, for a GPU: trained in stacks
+python studies/resnet20-fashion-mnist/run.py --size full             # full size, for a GPU: several at a time
 python studies/resnet20-fashion-mnist/run.py --seconds 0             # only print what is there
 
 In this order, each step written down as soon as it is done, so that it can be stopped at any time and called again:
