@@ -71,24 +71,23 @@ def moved(images: Tensor, moves: Tensor) -> Tensor:
     """Crop each image out of its padded self, and mirror it.
 
     Args:
-        images: shape (..., channels, height, width), any dtype.
-        moves: shape (..., 3), as in Epoch.
+        images: shape (n, channels, height, width), any dtype.
+        moves: shape (n, 3), as in Epoch.
 
     Returns:
         The same shape and dtype.
     """
-    shape = images.shape
-    flat, each = images.reshape(-1, *shape[-3:]), moves.reshape(-1, 3).long()
+    each = moves.long()
     down, right, mirrored = each[:, 0, None], each[:, 1, None], each[:, 2, None] > 0
-    rows = torch.arange(shape[-2], device=images.device)
-    columns = torch.arange(shape[-1], device=images.device)
+    rows = torch.arange(images.shape[-2], device=images.device)
+    columns = torch.arange(images.shape[-1], device=images.device)
     columns = torch.where(mirrored, columns.flip(0), columns)
-    padded = functional.pad(flat, (PADDING,) * 4)
-    image = torch.arange(len(flat), device=images.device)[:, None, None]
+    padded = functional.pad(images, (PADDING,) * 4)
+    image = torch.arange(len(images), device=images.device)[:, None, None]
     found = padded[
         image, :, (down + rows)[:, :, None], (right + columns)[:, None, :]
     ]  # (images, height, width, channels)
-    return found.permute(0, 3, 1, 2).reshape(shape)
+    return found.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

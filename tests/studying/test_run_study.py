@@ -88,22 +88,22 @@ def finished(folder):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     asked = StudyQuestion(str(folder), images=96)
-    trained = work.train
+    trained = work.train_together
     calls = []
 
     def cut(*args, **options):
         if len(calls) == 2:
             raise KeyboardInterrupt
-        calls.append(options["seed"])
+        calls.append(options["seeds"])
         return trained(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "train", cut)
+        patch.setattr(work, "train_together", cut)
         with pytest.raises(KeyboardInterrupt):
             run_study(asked, told.append)
         lines, table = rows_of(folder / "measurements.csv"), (folder / "table.md").read_text()
         state = lines, table, (folder / "tests.csv").exists()
-        patch.setattr(work, "train", trained)
+        patch.setattr(work, "train_together", trained)
         assert run_study(asked, told.append)
     torch.set_num_threads(threads)
     return folder, asked, told, state
@@ -122,7 +122,7 @@ def test_it_goes_on_and_trains_nothing_twice(finished, monkeypatch):
     assert "4 of 6 trainings are to be made, on cpu" in told
     lines = rows_of(folder / "measurements.csv")
     assert len(lines) == len({line["key"] for line in lines}) == 6
-    monkeypatch.setattr(work, "train", None)  # nothing is left to be trained
+    monkeypatch.setattr(work, "train_together", None)  # nothing is left to be trained
     monkeypatch.setattr(work, "evaluate", None)  # or to be read
     before = (folder / "table.md").read_text()
     assert run_study(asked, quiet)
@@ -168,12 +168,22 @@ def test_the_figure_is_an_svg_with_a_dot_for_each_row(finished):
     assert "Both &amp; all (test accuracy, %)" in svg
 
 
-def test_trainings_stacked_as_one_come_to_the_same_table(finished, tmp_path):
-    folder = finished[0]
+def test_several_trainings_at_a_time_come_to_the_same_measurements(finished, tmp_path, monkeypatch):
+    folder, sizes, together = finished[0], [], work.train_together
+
+    def counted(models, *args, **options):
+        sizes.append(len(models))
+        return together(models, *args, **options)
+
+    monkeypatch.setattr(work, "train_together", counted)
     assert run_study(StudyQuestion(str(folder), out=str(tmp_path), images=96, jobs=2), quiet)
     ours, theirs = rows_of(folder / "measurements.csv"), rows_of(tmp_path / "measurements.csv")
-    assert {line["key"] for line in ours} == {line["key"] for line in theirs}
-    assert all(line["state"] == "done" for line in theirs)
+    assert set(sizes) == {2}
+
+    def scores(lines):
+        return {line["key"]: (line["state"], line["val_accuracy"]) for line in lines}
+
+    assert scores(theirs) == scores(ours)
 
 
 def test_time_that_is_over_ends_the_call_and_the_next_goes_on(finished, tmp_path):

@@ -52,5 +52,49 @@ def small_net():
     )
 
 
+def conv_net():
+    """No dropout: of models that train together all draw from one generator."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 10)),
+    )
+
+
 def parameters(model):
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def values(model):
+    """All that it keeps, buffers that no state_dict holds too."""
+    return {name: value.detach().clone() for name, value in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def assert_same(one, other):
+    """To the last bit."""
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+class Tape:
+    """Stands for CUDA graphs on a processor: "replay" does the work again, on what it finds where it was recorded."""
+
+    def __init__(self):
+        self.warmed, self.recordings, self.replays = 0, 0, 0
+
+    def warm_up(self, work):
+        self.warmed += 1
+        return work()
+
+    def record(self, work):
+        self.recordings += 1
+        results = []
+
+        def replay():
+            self.replays += 1
+            found = work()
+            if not results:
+                results.append(found.clone())
+            return results[0].copy_(found)
+
+        return replay

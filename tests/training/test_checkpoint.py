@@ -14,10 +14,10 @@ from torch import nn
 
 from flexor_search.errors import RunError
 from flexor_search.planning import LayerSpec, Recipe
-from flexor_search.training import Checkpoint, TrainResult, train, train_stacked
+from flexor_search.training import Checkpoint, TrainResult, train, train_together
 from flexor_search.training import checkpoint as module
 
-from .models import few_digits, quantized, small_net
+from .models import assert_same, conv_net, few_digits, quantized, small_net, values
 
 RECIPE = Recipe(epochs=3, batch_size=32)
 STEPS = 5  # of an epoch of 160 images
@@ -58,16 +58,6 @@ def killed_after(writes, path, work):
         with contextlib.suppress(Killed):
             return told, work(Checkpoint(path, 0.0, "me", told.append))
     return told, None
-
-
-def values(model):
-    return {name: value.clone() for name, value in [*model.named_parameters(), *model.named_buffers()]}
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
 
 
 @settings(max_examples=12)
@@ -129,38 +119,32 @@ def test_killed_between_the_last_step_and_the_end_nothing_is_trained_again(tmp_p
     assert found[1].train_seconds > 0
 
 
-WEAK = {1: 2}
-"""Member 1 is stopped after epoch 2."""
-
-
 @settings(max_examples=8)
-@given(kills=st.lists(st.integers(1, 4 * STEPS - 1), min_size=1, max_size=3), poison=st.booleans())
-def test_a_stack_killed_anywhere_comes_to_the_same_bits(tmp_path_factory, kills, poison):
-    """One member is stopped, one may fail, their padding stays: the others go on as if there had been no kill."""
-    path = tmp_path_factory.mktemp("stack") / "x.safetensors"
+@given(kills=st.lists(st.integers(1, 3 * 4 * STEPS - 1), min_size=1, max_size=3), poison=st.booleans())
+def test_trainings_killed_together_go_on_each_from_its_own_file(tmp_path_factory, kills, poison):
+    """One of three is stopped after epoch 2, one may fail: the others go on as if there had been no kill."""
+    folder = tmp_path_factory.mktemp("together")
     recipe = replace(RECIPE, epochs=4)
 
     def attempt(checkpoint):
-        models = [quantized(small_net, i, LayerSpec(n_in=n_in, n_out=8)) for i, n_in in enumerate((6, 7, 5))]
+        models = [quantized(conv_net, i, LayerSpec(n_in=n_in, n_out=8)) for i, n_in in enumerate((6, 7, 5))]
         if poison:
             with torch.no_grad():
-                models[2][6].bias.fill_(torch.nan)
+                models[2][7].bias.fill_(torch.nan)
         seen = [{} for _ in models]
 
         def watch(index):
             def on_epoch(epoch, score):
                 seen[index][epoch] = score
-                return WEAK.get(index) == epoch
+                return (index, epoch) == (1, 2)
 
             return on_epoch
 
-        results = train_stacked(
-            models,
-            few_digits(),
-            recipe,
+        results = train_together(
+            *(models, few_digits(), recipe),
             seeds=[1, 2, 3],
             on_epoch=[watch(i) for i in range(3)],
-            checkpoint=checkpoint,
+            checkpoints=checkpoint and [replace(checkpoint, path=folder / str(i), identity=i) for i in range(3)],
         )
         plain = [
             (r.validation, r.epochs, r.stopped) if isinstance(r, TrainResult) else (type(r), str(r)) for r in results
@@ -170,12 +154,14 @@ def test_a_stack_killed_anywhere_comes_to_the_same_bits(tmp_path_factory, kills,
     whole = attempt(None)
     assert whole[1][1][1:] == (2, True)
     for writes in [*kills, 10**9]:
-        _, found = killed_after(writes, path, attempt)
+        there = sorted(path for path in folder.iterdir() if path.suffix == "")
+        told, found = killed_after(writes, folder / "unused", attempt)
+        assert told == [f"{path}: its training goes on from there" for path in there]
         if found is not None:
             break
+    assert found[1:] == whole[1:]
     for one, other in zip(whole[0][: 3 - poison], found[0], strict=False):
         assert_same(one, other)
-    assert found[1:] == whole[1:]
 
 
 def begun(path, **changes):

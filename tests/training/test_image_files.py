@@ -8,7 +8,7 @@ from torch import nn
 
 from flexor_search.errors import DataError
 from flexor_search.planning import Recipe
-from flexor_search.training import Checkpoint, evaluate, train, train_stacked
+from flexor_search.training import Checkpoint, evaluate, train, train_together
 from flexor_search.training.images import Shuffler, TrainImages
 from flexor_search.tuning.worker import load_data, save_data
 from flexor_search.workloads import Data, Split, image_files, image_folder
@@ -87,13 +87,13 @@ def test_a_training_that_was_cut_goes_on_to_the_same_weights(data, tmp_path):
     assert torch.equal(weights(again), weights(whole))
 
 
-def test_a_stack_sees_the_same_crops_as_each_model_alone(data):
-    stacked, alone = [quantized(net, seed) for seed in range(2)], [quantized(net, seed) for seed in range(2)]
-    train_stacked(stacked, data, replace(RECIPE, optimizer="sgd", learning_rate=0.01), seeds=[3, 4])
-    for seed, model in zip([3, 4], alone, strict=True):
-        train(model, data, replace(RECIPE, optimizer="sgd", learning_rate=0.01), seed=seed)
-    for one, other in zip(stacked, alone, strict=True):
-        assert torch.allclose(weights(one), weights(other), atol=1e-4)
+def test_together_each_model_sees_the_same_crops_as_alone(data):
+    together, alone = [quantized(net, seed) for seed in range(2)], [quantized(net, seed) for seed in range(2)]
+    found = train_together(together, data, RECIPE, seeds=[3, 4])
+    for seed, model, result in zip([3, 4], alone, found, strict=True):
+        assert train(model, data, RECIPE, seed=seed).validation == result.validation
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(weights(one), weights(other))
 
 
 def test_crops_are_drawn_anew_every_epoch(data):

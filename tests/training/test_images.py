@@ -10,8 +10,8 @@ from torchvision.transforms import functional as oracle
 
 from flexor_search.errors import DataError
 from flexor_search.planning import Recipe
-from flexor_search.training import train, train_stacked
-from flexor_search.training.images import PADDING, Epoch, Shuffler, TrainImages, fits, moved
+from flexor_search.training import train, train_together
+from flexor_search.training.images import PADDING, Shuffler, TrainImages, fits, moved
 from flexor_search.workloads import Data, Split
 
 from .models import parameters, quantized, small_net
@@ -40,13 +40,6 @@ def test_images_are_moved_as_torchvision_moves_each(channels, size, moves, dtype
     for image, (down, right, mirrored), result in zip(images, moves, found, strict=True):
         wanted = oracle.crop(oracle.pad(image, [PADDING] * 4), down, right, *size)
         assert torch.equal(result, oracle.hflip(wanted) if mirrored else wanted)
-
-
-def test_a_stack_moves_the_images_of_each_model_by_its_own_moves():
-    images = pictures(6).images.unflatten(0, (2, 3))
-    moves = torch.randint(2, (2, 3, 3), dtype=torch.uint8)
-    found = moved(images, moves)
-    assert torch.equal(found, torch.stack([moved(images[k], moves[k]) for k in range(2)]))
 
 
 def test_epochs_depend_on_the_seed_alone_and_differ():
@@ -100,13 +93,20 @@ def test_what_fits_leaves_half_of_the_memory():
     assert not fits(split, 2 * size - 1)
 
 
-def test_some_models_of_an_epoch():
-    parts = [Shuffler(seed).epoch(10, "flip") for seed in range(3)]
-    kept = Epoch.stacked(parts).keep([0, 2])
-    assert torch.equal(kept.order, torch.stack([parts[0].order, parts[2].order]))
-    order, moves = kept.step(1, 4)
-    assert torch.equal(order[1], parts[2].order[4:8])
-    assert torch.equal(moves[1], parts[2].moves[4:8])
+def test_of_images_on_the_device_a_step_is_given_where_to_look():
+    """The indices and moves only; what it is to do with them comes to the same as for images that lie elsewhere."""
+    here, epoch = TrainImages.of(pictures(), RECIPE, "cpu"), Shuffler(0).epoch(40, "crop-flip")
+    elsewhere = replace(here, device=torch.device("meta"))
+    assert elsewhere.prepare is None
+    given, made = list(here.batches(epoch, 8, 2)), list(elsewhere.batches(epoch, 8, 2))
+    assert len(given) == len(made) == 3
+    for step, ((order, moves), (images, labels)) in enumerate(zip(given, made, strict=True), 2):
+        assert torch.equal(order, epoch.order[step * 8 : step * 8 + 8])
+        assert torch.equal(moves, epoch.moves[step * 8 : step * 8 + 8])
+        found, classes = here.prepare(order, moves)
+        assert torch.equal(classes, order % 10)
+        assert (images.device.type, images.shape, images.dtype) == ("meta", found.shape, found.dtype)
+        assert labels.shape == classes.shape
 
 
 def test_what_has_no_height_and_width_cannot_be_augmented():
@@ -117,27 +117,21 @@ def test_what_has_no_height_and_width_cannot_be_augmented():
         TrainImages.of(flat, RECIPE, "cpu")
 
 
-def test_stacked_or_alone_a_model_sees_the_same_images(monkeypatch):
-    seen = []
-    original = TrainImages.batch
-
-    def watched(self, order, moves):
-        images, labels = original(self, order, moves)
-        seen.append(images)
-        return images, labels
-
-    monkeypatch.setattr(TrainImages, "batch", watched)
+def test_together_or_alone_a_model_sees_the_same_images(monkeypatch):
+    seen, original = [], TrainImages.batch
+    monkeypatch.setattr(TrainImages, "batch", lambda self, o, m: (seen.append(r := original(self, o, m)), r)[1])
     split = pictures()
     data = Data(split, split, split)
     for seed in (3, 4):
         train(quantized(small_net), data, RECIPE, seed=seed)
-    alone, seen = seen, []
-    monkeypatch.setattr(TrainImages, "batch", lambda self, o, m: (seen.append(r := original(self, o, m)), r)[1])
-    train_stacked([quantized(small_net), quantized(small_net)], data, RECIPE, seeds=(3, 4))
+    alone = [images for images, _ in seen]
+    seen.clear()
+    train_together([quantized(small_net), quantized(small_net)], data, RECIPE, seeds=(3, 4))
     steps = len(alone) // 2
-    assert len(seen) == steps == 10
-    for step, (images, _) in enumerate(seen):
-        assert torch.equal(images, torch.stack([alone[step], alone[steps + step]]))
+    assert len(seen) == 2 * steps == 20
+    for step in range(steps):  # a step of each in turn
+        assert torch.equal(seen[2 * step][0], alone[step])
+        assert torch.equal(seen[2 * step + 1][0], alone[steps + step])
 
 
 def test_augmentation_changes_what_is_learned():

@@ -10,48 +10,17 @@ from torch import nn
 
 from flexor_search.planning import LayerSpec, Recipe
 from flexor_search.quantization import shared_s_tanh
-from flexor_search.training import step, train, train_stacked, trainer
-from flexor_search.training.optimizer import make_optimizer, set_learning_rate
+from flexor_search.training import step, train, train_together, trainer
+from flexor_search.training.images import TrainImages
+from flexor_search.training.optimizer import optimizer_of, set_learning_rate
 from flexor_search.training.step import Step
 
-from .models import few_digits, parameters, quantized, small_net
+from .models import Tape, few_digits, parameters, quantized, small_net
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt install g++")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 RECIPE = Recipe(epochs=4, batch_size=20, learning_rate=0.01)
-SPECS = (LayerSpec(n_in=6, n_out=8), LayerSpec(n_in=3, n_out=8), LayerSpec("taps", 8, 8))
-
-
-class Tape:
-    """Stands for CUDA graphs on a processor: "replay" does the work again, on what it finds where it was recorded."""
-
-    def __init__(self):
-        self.warmed, self.recordings, self.replays = 0, 0, 0
-
-    def warm_up(self, work):
-        self.warmed += 1
-        return work()
-
-    def record(self, work):
-        self.recordings += 1
-        results = []
-
-        def replay():
-            self.replays += 1
-            found = work()
-            if not results:
-                results.append(found.clone())
-            return results[0].copy_(found)
-
-        return replay
-
-
-@pytest.fixture
-def tape(monkeypatch):
-    found = Tape()
-    monkeypatch.setattr(step, "CudaGraphs", lambda: found)
-    return found
 
 
 def test_a_replayed_training_is_the_eager_one(tape):
@@ -66,65 +35,66 @@ def test_a_replayed_training_is_the_eager_one(tape):
     assert (tape.warmed, tape.recordings, tape.replays) == (3, 1, 4 * 8 - 3)
 
 
-def test_a_replayed_stack_is_the_eager_one_and_records_anew_when_models_leave(tape):
-    data, sizes = few_digits(), []
-
-    def stop_second(epoch, score):
-        return epoch == 2
-
-    def trained(route):
-        models = [quantized(small_net, seed, spec) for seed, spec in enumerate(SPECS)]
-        watches = [None, stop_second, None]
-        found = train_stacked(models, data, RECIPE, seeds=(1, 2, 3), on_epoch=watches, route=route)
-        return models, [(result.validation, result.epochs, result.stopped) for result in found]
-
-    (eager, scores), (replayed, same) = trained("eager"), trained("replayed")
-    assert scores == same
-    assert [epochs for _, epochs, _ in scores] == [4, 2, 4], sizes
-    for one, other in zip(eager, replayed, strict=True):
-        for name, value in parameters(one).items():
-            assert torch.equal(value, parameters(other)[name]), name
-        for name, buffer in one.named_buffers():
-            assert torch.equal(buffer, other.get_buffer(name)), name
-    assert tape.recordings == 2
-    assert tape.replays == 4 * 8 - 2 * 3
+def test_what_makes_a_batch_is_recorded_with_the_step(tape):
+    """A step is given where to look, and a replayed one looks there anew."""
+    images, weight = torch.arange(40.0).reshape(20, 2), nn.Parameter(torch.zeros(2))
+    take_step = Step(
+        *(lambda rows, factors: (rows @ weight * factors).sum(), torch.optim.SGD([weight], lr=1.0), "replayed"),
+        prepare=lambda order, factors: (images[order], factors.float()),
+    )
+    generator, wanted = torch.Generator().manual_seed(0), torch.zeros(2)
+    for _ in range(6):
+        order, factors = (torch.randint(20, (4,), generator=generator) for _ in range(2))
+        loss = float(take_step(order, factors))
+        assert loss == float((images[order] @ wanted * factors).sum())
+        wanted -= (images[order] * factors[:, None]).sum(0)
+        assert torch.equal(weight.detach(), wanted)
+    assert (tape.warmed, tape.recordings, tape.replays) == (3, 1, 3)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_nothing_that_a_recorded_step_reads_moves(optimizer, monkeypatch):
-    """A graph reads addresses: every parameter, buffer, gradient, rate and slope must stay where it was recorded."""
-    addresses = []
+    """A graph reads addresses: images, parameters, buffers (the slope is one) and the optimizer's state must stay."""
+    addresses, seen, original = [[], []], [], TrainImages.of
 
     class Watchful(Tape):
+        def __init__(self):
+            super().__init__()
+            self.index = len(seen) - 1
+
         def record(self, work):
             replay = super().record(work)
+            model, made = seen[self.index]
 
             def watched():
                 result = replay()
-                tensors = [p for group in seen[0].param_groups for p in group["params"]]
-                state = [v for p in tensors for v in seen[0].state[p].values() if isinstance(v, torch.Tensor)]
-                addresses.append([t.data_ptr() for t in [*tensors, *state, *stacks[0]._buffers.values()]])
+                state = [v for p in model.parameters() for v in made.state[p].values() if isinstance(v, torch.Tensor)]
+                tensors = [*model.parameters(), *model.buffers(), *state, *placed[self.index + 1]]
+                addresses[self.index].append([tensor.data_ptr() for tensor in tensors])
                 return result
 
             return watched
 
-    seen, stacks = [], []
+    def watched_optimizer(model, recipe, device):
+        seen.append((model, optimizer_of(model, recipe, device)))
+        return seen[-1][1]
+
+    placed = []
+
+    def watched_place(*args):
+        found = original(*args)
+        placed.append((found.split.images, found.split.labels))
+        return found
+
     monkeypatch.setattr(step, "CudaGraphs", Watchful)
-    original = make_optimizer
-
-    def watched_optimizer(*arguments):
-        seen.append(original(*arguments))
-        return seen[-1]
-
-    from flexor_search.training import stack
-
-    monkeypatch.setattr(stack, "make_optimizer", watched_optimizer)
-    begin = stack.Stack.__init__
-    monkeypatch.setattr(stack.Stack, "__init__", lambda self, models: (begin(self, models), stacks.append(self))[0])
+    monkeypatch.setattr(trainer, "optimizer_of", watched_optimizer)
+    monkeypatch.setattr(TrainImages, "of", watched_place)
     models = [quantized(small_net, seed) for seed in (0, 1)]
-    train_stacked(models, few_digits(), replace(RECIPE, optimizer=optimizer), seeds=(0, 1), route="replayed")
-    assert len(addresses) == 4 * 8 - 3
-    assert all(found == addresses[0] for found in addresses)
+    train_together(models, few_digits(), replace(RECIPE, optimizer=optimizer), seeds=(0, 1), route="replayed")
+    for found in addresses:
+        assert len(found) == 4 * 8 - 3
+        assert all(each == found[0] for each in found)
+    assert len({pair[0].data_ptr() for pair in placed}) == 1  # placed once for all
 
 
 def test_a_step_that_cannot_be_recorded_goes_on_as_it_stands(monkeypatch):
@@ -193,11 +163,6 @@ def test_compiled_gradients_are_the_eager_ones():
     for name, eager in found[0].items():
         largest = eager.abs().max().clamp(min=1e-2)  # a bias before a batch norm has none but rounding errors
         assert ((found[1][name] - eager).abs().max() / largest) < 1e-4, name
-
-
-def test_a_stack_is_not_compiled():
-    with pytest.raises(ValueError, match="route: a stack cannot be compiled, got 'compiled'"):
-        train_stacked([quantized(small_net)], few_digits(), RECIPE, seeds=(0,), route="compiled")
 
 
 @needs_compiler

@@ -13,7 +13,7 @@ from torch import nn
 from flexor_search.errors import TrainingError
 from flexor_search.planning import Allocation, LayerSpec, Recipe
 from flexor_search.quantization import FlexorWeight, describe, quantize_
-from flexor_search.training import evaluate, seeded, train, train_stacked
+from flexor_search.training import evaluate, seeded, train, train_together
 from flexor_search.workloads import Data, Split, workload
 
 from .models import Untouchable, digits, few_digits, one_point, parameters, quantized, small_net
@@ -43,13 +43,13 @@ def largest(model):
     return max(float(p.detach().abs().max()) for name, p in model.named_parameters() if name.endswith("original0"))
 
 
-@pytest.mark.parametrize("stacked", [False, True])
-def test_clipping_keeps_encrypted_weights_within_what_the_slope_allows(stacked):
+@pytest.mark.parametrize("together", [False, True])
+def test_clipping_keeps_encrypted_weights_within_what_the_slope_allows(together):
     recipe = replace(RECIPE, clip=2.0, s_tanh=100.0, s_tanh_start=50.0, learning_rate=0.05)
     free, clipped = quantized(plain_net), [quantized(plain_net, seed) for seed in range(2)]
     train(free, few_digits(), replace(recipe, clip=0.0), seed=0)
-    if stacked:
-        train_stacked(clipped, few_digits(), recipe, seeds=[0, 1])
+    if together:
+        train_together(clipped, few_digits(), recipe, seeds=[0, 1])
     else:
         for seed, model in enumerate(clipped):
             train(model, few_digits(), recipe, seed=seed)

@@ -15,11 +15,13 @@ from torch import nn
 from flexor_search.interrupts import orderly
 from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Run
 from flexor_search.tuning import SearchPlan, direct, search
-from flexor_search.tuning.flow import Flow, Stack
+from flexor_search.tuning.flow import Flow, Streams
+from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.rungs import WeakRule
 from flexor_search.tuning.team import choose_team, models_that_fit, trials_ahead
 from flexor_search.tuning.trial import Candidate, Trial
 from flexor_search.tuning.workers import Workers, _Future
+from flexor_search.workloads import Own
 
 from .models import RECIPE, FakeMeasurer, Recorder, budgets, measurer_in, small_net, space_of, uniform_at
 
@@ -166,37 +168,108 @@ def test_as_many_models_as_fit(free, each, most, fit):
     assert models_that_fit(free, each, most) == fit
 
 
-def test_a_stack_comes_to_what_each_comes_to_alone(tmp_path):
+def test_streams_come_to_the_same_lines_and_files(tmp_path):
     recipe = replace(RECIPE, epochs=4, search_epochs=4)
     wanted = [*trials(14, 8), *trials(10, weak=HOPELESS)]
     alone, together = (measurer_in(tmp_path / name, recipe=recipe) for name in ("alone", "together"))
     found = through(alone, None, *wanted)
-    stacked = through(together, Stack(together, 8), *wanted)
-    for one, other in zip(found, stacked, strict=True):
-        same = ("number", "state", "epochs", "digest", "seed", "images", "reason")
-        assert [getattr(one, name) for name in same] == [getattr(other, name) for name in same]
-        assert other.val_loss == pytest.approx(one.val_loss, abs=0.1)
-        assert other.rung_accuracies.keys() == one.rung_accuracies.keys()
-        assert together.run.trained_path(other.number).exists() == (other.state == DONE)
+    beside = through(together, Streams(together, 8), *wanted)
+    assert [m.state for m in beside] == [DONE, DONE, STOPPED]
+    assert without_time(beside) == without_time(found)
+    assert without_time(Run.open(tmp_path / "together").measurements) == without_time(found)
+    for m in beside:
+        paths = [measurer.run.trained_path(m.number) for measurer in (alone, together)]
+        assert paths[0].exists() == paths[1].exists() == (m.state == DONE)
+        if m.state == DONE:
+            assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_a_stack_that_memory_does_not_hold_is_halved(tmp_path, monkeypatch):
+def test_a_model_that_fails_on_its_stream_fails_alone(tmp_path):
+    def net():
+        model = small_net()
+        if not first:
+            model[0].weight.data.fill_(torch.nan)
+        first.clear()
+        return model
+
+    first = [1]
+    measurer = measurer_in(tmp_path, net)
+    good, bad = through(measurer, Streams(measurer, 2), *trials(14, 8))
+    assert (good.state, bad.state) == (DONE, FAILED)
+    assert bad.reason == "the loss is nan in epoch 1, step 1"
+
+
+def test_what_waits_trains_as_many_at_a_time_as_the_streams_are(tmp_path, monkeypatch):
+    sizes, measurer = [], measurer_in(tmp_path)
+    together = Measurer.attempt_together
+
+    def counted(self, some, numbers):
+        sizes.append(len(some))
+        return together(self, some, numbers)
+
+    monkeypatch.setattr(Measurer, "attempt_together", counted)
+    found = through(measurer, Streams(measurer, 2), *trials(14, 8, 10))
+    assert [m.state for m in found] == [DONE] * 3
+    assert sizes == [2, 1]
+
+
+def test_trainings_that_memory_does_not_hold_are_halved(tmp_path, monkeypatch):
     sizes, real = [], measurer_in(tmp_path)
     from flexor_search.tuning import measurer as module
 
-    train_stacked = module.train_stacked
+    train_together = module.train_together
 
     def limited(models, *args, **more):
         sizes.append(len(models))
         if len(models) > 2:
             raise torch.OutOfMemoryError("no")
-        return train_stacked(models, *args, **more)
+        return train_together(models, *args, **more)
 
-    monkeypatch.setattr(module, "train_stacked", limited)
-    found = through(real, Stack(real, 8), *trials(14, 8, 10, 12))
+    monkeypatch.setattr(module, "train_together", limited)
+    found = through(real, Streams(real, 8), *trials(14, 8, 10, 12))
     assert [m.state for m in found] == [DONE] * 4
     assert [m.number for m in found] == [0, 1, 2, 3]
     assert sizes == [4, 2, 2]
+
+
+def test_a_killed_search_takes_up_each_training_from_its_own_file(tmp_path):
+    """Three that trained side by side; the second call trains them in another company and to the same lines."""
+    recipe = replace(RECIPE, search_epochs=3)
+    alone, killed = (measurer_in(tmp_path / name, recipe=recipe) for name in ("alone", "killed"))
+    wanted, written, told = trials(14, 8, 10), [], []
+    found = through(alone, None, *wanted)
+
+    def interrupt():
+        written.append(1)
+        if len(written) == 20:
+            raise KeyboardInterrupt
+
+    checkpoint = Measurer.checkpoint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            *(Measurer, "checkpoint"),
+            lambda self, trial: replace(checkpoint(self, trial), every_seconds=0.0, written=interrupt),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            through(killed, Streams(killed, 3), *wanted)
+    assert not killed.run.measurements
+    again = Measurer(*(Run.open(tmp_path / "killed"), small_net, killed.data, recipe, "", "cpu"), tell=told.append)
+    assert without_time(through(again, Streams(again, 2), *wanted)) == without_time(found)
+    assert [text.endswith(": its training goes on from there") for text in told] == [True] * 3
+    assert not list((tmp_path / "killed").rglob("unfinished-*"))
+
+
+@pytest.mark.parametrize(("jobs", "most"), [(0, 16), (3, 3), (40, 40)])
+def test_on_a_gpu_streams_train_as_many_as_were_asked_for_or_keep_it_busy(tmp_path, monkeypatch, jobs, most):
+    observer, measurer = Recorder(), replace(measurer_in(tmp_path), device="cuda")
+    monkeypatch.setattr("flexor_search.tuning.team.models_at_a_time", lambda *args: args[-1])
+    team = choose_team(measurer, SPACE.dearest, jobs, 1.0, 1e9, observer)
+    assert isinstance(team, Streams)
+    assert team.width == most
+    assert observer.of("message") == [(f"up to {most} trainings at a time, each on a stream of its own",)]
+    own = Own(train=lambda model, train, validation, recipe, seed, report: None)
+    assert choose_team(replace(measurer, own=own), SPACE.dearest, jobs, 1.0, 1e9, observer) is None
+    assert observer.of("message")[1] == ("one training at a time: a loop of your own trains",)
 
 
 def accuracy(allocation):
