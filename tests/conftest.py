@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 # no limits on time: a busy machine is no failure
@@ -13,6 +14,9 @@ LENIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("local", **LENIENT)
 settings.register_profile("ci", derandomize=True, **LENIENT)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+if not torch.cuda.is_available():  # before anything imports Triton: its interpreter runs the kernels of a GPU then
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # numba keeps machine code by the age of one source file, and what was inlined from another may be older than that file
 SOURCES = sorted((Path(__file__).parents[1] / "flexor_search" / "codes").glob("*.py"))
@@ -29,8 +33,6 @@ def pytest_configure() -> None:
 @pytest.fixture
 def one_thread():
     """Small nets train faster on one thread, and to the same values everywhere."""
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

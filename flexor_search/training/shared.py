@@ -1,8 +1,9 @@
 """Train a shared network once, and judge every allocation on it.
 
 Each step trains one or several paths, an allocation each. Under "random" it is one, every menu entry drawn with equal
-probability; under "level" one whose entries lie around a common place in their menus; under "sandwich" the largest, the smallest and a random one, whose mean loss is what the step lowers. Paths
-are drawn from torch's generator, which checkpoints keep: a training that goes on draws what it would have drawn.
+probability; under "level" one whose entries lie around a common place in their menus; under "sandwich" the largest, the
+smallest and a random one, whose mean loss is what the step lowers. Paths are drawn from torch's generator, which
+checkpoints keep: a training that goes on draws what it would have drawn.
 
 An allocation is judged with batch-norm statistics of its own, estimated anew on a few fixed batches of training images:
 those that training leaves behind are a mixture over all allocations. Where the model is a plain sequence, what the

@@ -2,7 +2,7 @@
 
 A value of the reference source is `offset + features . weights + noise`. A value of another source s is
 `offset_s + factor_s * (features . weights) + features . deviation_s + noise_s`: a biased linear view of the first, with
-a factor, an offset, a noise and a (small) deviation of its own. Weights and deviations are Gaussian with a variance for
+a factor, an offset, a noise and a deviation of its own. Weights and deviations are Gaussian with a variance for
 each group of features; variances, noises and factors maximize the marginal likelihood times a weak prior, by its
 gradient.
 
@@ -31,12 +31,12 @@ PRIORS = {
     "pair": (0.005, 3.0),
     "noise": (0.1, 5.0),
     "factor": (1.0, 1.5),
-    "deviation": (0.01, 2.0),
+    "deviation": (0.1, 2.0),
 }
 """For each variance, noise variance and factor its middle, and how many times more or less is one standard deviation.
 In units of the spread of the source whose values spread most."""
 _OFFSET_VARIANCE = 100.0
-_DEVIATING = ("common", "slope")
+_DEVIATING = ("common", "slope", "smooth")
 """The groups of features whose weight another source may see differently."""
 
 

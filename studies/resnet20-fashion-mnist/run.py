@@ -1,17 +1,18 @@
-"""ResNet-20 on Fashion-MNIST: does one shared network find a better allocation of 18 layers than the rules of thumb?
+"""ResNet-20 on Fashion-MNIST: does a model of accuracy find a better allocation of 18 layers than the rules of thumb?
 
 python studies/resnet20-fashion-mnist/run.py --seconds 3600          # small form: 14x14 images, 16,384 for training
 python studies/resnet20-fashion-mnist/run.py --size full             # full size, for a GPU: several at a time
 python studies/resnet20-fashion-mnist/run.py --seconds 0             # only print what is there
 
 In this order, each step written down as soon as it is done, so that it can be stopped at any time and called again:
-1. one shared network of all allocations is trained;
-2. 300 random allocations are scored on it (shared_scores.csv);
-3. the model of accuracy is fitted to the scores alone and names its best under each budget (picks.json), never changed
-   after that;
-4. every candidate trains by one recipe with 5 seeds (trainings.csv): the pick, uniform, stages like 20/16/7, and
-   weights^-gamma, whose gamma is the best of four by validation accuracy over 2 other seeds;
-5. 30 random allocations train with two seeds, to be compared with what was predicted before any training.
+1. small form only: one shared network of all allocations is trained, and 300 random ones are scored on it
+   (shared_scores.csv); the model fitted to the scores names its best under each budget, the "shared pick";
+2. 48 random allocations train once each, and weights^-gamma for four gammas, with seeds of their own;
+3. the model fitted to the validation accuracies of all these trainings names its best under each budget, on any n_in
+   from 2 to 20, the "pick" (picks.json; neither pick is changed after it is named);
+4. every candidate trains by one recipe with 5 seeds (trainings.csv): the picks, uniform, stages like 20/16/7, and
+   weights^-gamma at the gamma of best validation accuracy;
+5. 30 other random allocations train, to be compared with what was predicted before.
 
 Candidates are chosen by validation accuracy; test accuracies are only printed.
 """
@@ -41,28 +42,37 @@ from flexor_search.planning import (
     read_space_file,
     size_rule,
 )
+from flexor_search.planning.space_file import SpaceFile
 from flexor_search.quantization import describe
-from flexor_search.tuning import SHARED, SHARED_LOSS, Observation, Silent, closed_recipe, fit_accuracy_model
+from flexor_search.tuning import SHARED, SHARED_LOSS, TRAINED, Observation, Silent, closed_recipe, fit_accuracy_model
 from flexor_search.workloads import Data, Workload, workload
 
 HERE = Path(__file__).parent
 BUDGETS = tuple(map(Budget.parse, ("0.3bpw", "0.4bpw", "0.47bpw", "0.6bpw")))
 GAMMAS = (0.25, 0.5, 0.75, 1.0)
-SEEDS, GAMMA_SEEDS, RANDOM_SEEDS = (101, 102, 103, 104, 105), (11, 12), (21, 22)
-SCORES, RANDOMS = 300, 30
-EPOCHS = {"small": (8, 10), "full": (3, 4)}
-"""Of a training and of the shared network. In full size 1,287 steps of 55,000 images; in small 1,024 of 16,384."""
+SEEDS = (101, 102, 103, 104, 105)
+GAMMA_SEEDS = {"small": (11, 12), "full": (11,)}
+RANDOM_SEEDS = {"small": (21, 22), "full": (21,)}
+SCORES, SEARCHED, RANDOMS = 300, 48, 30
+EPOCHS = {"small": 8, "full": 2}
+"""Of a training: 1,024 steps of 128 of the 16,384 images in small, 858 of the 55,000 in full size."""
+SHARED_EPOCHS = 10
+TILT = 0.3
+"""Of the allocations that train for the model: their rates go with weights^-TILT, as good ones' do."""
 STAGES = {"layer1": 20, "layer2": 16, "layer3": 7}
 RULES = ("uniform", "stages", "size rule")
+CANDIDATES = ("pick", "shared pick", *RULES)
 
 
-def random_allocations(space: SearchSpace, count: int, seed: int) -> list[Allocation]:
-    """Allocations of all sizes: each layer's rate around a rate of the whole network."""
+def random_allocations(space: SearchSpace, count: int, seed: int, tilt: float = 0.0) -> list[Allocation]:
+    """Allocations of all sizes: each layer's rate around a rate of the whole network, less for larger layers."""
     random = np.random.Generator(np.random.PCG64(seed))
+    sizes = np.log([space.model.by_name[variable.layers[0]].n_weights for variable in space.variables])
+    lean = -tilt * (sizes - sizes.mean())
     found = []
     for _ in range(count):
         middle = random.uniform(math.log(0.15), math.log(0.9))
-        rates = [math.exp(middle + random.normal(0, 0.6)) for _ in space.variables]
+        rates = [math.exp(middle + more + random.normal(0, 0.6)) for more in lean]
         profile = tuple(
             int(np.argmin([abs(spec.rate - rate) for spec in variable.menu]))
             for variable, rate in zip(space.variables, rates, strict=True)
@@ -71,7 +81,7 @@ def random_allocations(space: SearchSpace, count: int, seed: int) -> list[Alloca
     return found
 
 
-def shared_scores(folder: Path, space: SearchSpace, task: Workload, data: Data, epochs: int) -> list[Observation]:
+def shared_scores(folder: Path, space: SearchSpace, task: Workload, data: Data) -> list[Observation]:
     """Train the shared network and score allocations on it, or read what an earlier call left."""
     path, columns = folder / "shared_scores.csv", ("allocation", "accuracy", "loss")
     known = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
@@ -83,7 +93,7 @@ def shared_scores(folder: Path, space: SearchSpace, task: Workload, data: Data, 
 
         device = device_name()
         recipe = closed_recipe(task.build, data, task.recipe, device, space.dearest, {}, Silent())
-        recipe = replace(recipe, epochs=epochs)
+        recipe = replace(recipe, epochs=SHARED_EPOCHS)
         with seeded(0):
             model = shared_model(task.build(), space, recipe)
         weights, identity = folder / "shared.safetensors", [recipe.to_json(), len(data.train)]
@@ -114,15 +124,16 @@ def shared_scores(folder: Path, space: SearchSpace, task: Workload, data: Data, 
     return found
 
 
-def picks(folder: Path, space: SearchSpace, observed: list[Observation]) -> dict[str, Allocation]:
-    """The model's best under each budget, named once."""
+def picks(folder: Path, name: str, space: SearchSpace, observed: list[Observation]) -> dict[str, Allocation]:
+    """A model's best under each budget, named once, before any of them is trained."""
     path = folder / "picks.json"
-    if not path.exists():
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if name not in known:
         model = fit_accuracy_model(space, observed)
         named = {budget.text: model.best_under(budget).to_json() for budget in BUDGETS}
-        path.write_text(json.dumps({"picks": named, "model": model.to_json()}, indent=1) + "\n", encoding="utf-8")
-    named = json.loads(path.read_text(encoding="utf-8"))["picks"]
-    return {text: Allocation.from_json(space.model, body) for text, body in named.items()}
+        known[name] = {"picks": named, "model": model.to_json()}
+        path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return {text: Allocation.from_json(space.model, body) for text, body in known[name]["picks"].items()}
 
 
 def rules(space: SearchSpace, budget: Budget) -> dict[str, Allocation]:
@@ -139,22 +150,22 @@ def rules(space: SearchSpace, budget: Budget) -> dict[str, Allocation]:
     }
 
 
-def best_gamma(rows: list[dict[str, str]], budget: Budget) -> str | None:
+def best_gamma(rows: list[dict[str, str]], budget: Budget, seeds: int) -> str | None:
     """The size rule of best mean validation accuracy over its own seeds; None while some are not trained."""
     means = {}
     for gamma in GAMMAS:
         values = points(rows, f"{budget.text} gamma {gamma:g}", "val_accuracy")
-        if len(values) < len(GAMMA_SEEDS):
+        if len(values) < seeds:
             return None
         means[f"gamma {gamma:g}"] = sum(values) / len(values)
     return max(means, key=lambda name: means[name])
 
 
-def print_results(rows: list[dict[str, str]], predicted: np.ndarray) -> None:
+def print_results(rows: list[dict[str, str]], predictions: dict[str, np.ndarray], seeds: tuple[int, ...]) -> None:
     """All there is: candidates of each budget, differences with standard errors, prediction against training."""
     over_uniform, over_best = [], []
     for budget in BUDGETS:
-        names = [name for name in ("pick", *RULES) if points(rows, f"{budget.text} {name}", "val_accuracy")]
+        names = [name for name in CANDIDATES if points(rows, f"{budget.text} {name}", "val_accuracy")]
         if not names:
             continue
         print(f"\nat most {budget.text}")
@@ -183,22 +194,17 @@ def print_results(rows: list[dict[str, str]], predicted: np.ndarray) -> None:
             mean = sum(value for value, _ in some) / len(some)
             error = math.sqrt(sum(error**2 for _, error in some)) / len(some)
             print(f"\nmean over {len(some)} budgets, chosen over {name}: {mean:+.2f} +- {error:.2f} points")
-    both = {
-        seed: {row["name"]: float(row["val_accuracy"]) for row in rows if row["seed"] == str(seed)}
-        for seed in RANDOM_SEEDS
-    }
-    first, second = both.values()
-    names = [name for name in (f"random {i}" for i in range(RANDOMS)) if name in first]
-    if len(names) > 2 and len(predicted):
-        worth = [predicted[int(name.split()[1])] for name in names]
-        rank = spearmanr(worth, [first[name] for name in names]).statistic
-        print(f"\n{len(names)} random allocations: Spearman of prediction and validation accuracy {rank:.3f}")
-        twice = [name for name in names if name in second]
-        if len(twice) > 2:
-            ceiling = spearmanr([first[n] for n in twice], [second[n] for n in twice]).statistic
-            means = [first[n] + second[n] for n in twice]
-            rank = spearmanr([predicted[int(n.split()[1])] for n in twice], means).statistic
-            print(f"{len(twice)} of them twice: between the two seeds {ceiling:.3f}, prediction and mean {rank:.3f}")
+    trained = [{row["name"]: float(row["val_accuracy"]) for row in rows if row["seed"] == str(seed)} for seed in seeds]
+    names = [name for name in (f"random {i}" for i in range(RANDOMS)) if all(name in one for one in trained)]
+    if len(names) < 3:
+        return
+    means = [sum(one[name] for one in trained) for name in names]
+    for source, predicted in predictions.items():
+        rank = spearmanr([predicted[int(name.split()[1])] for name in names], means).statistic
+        print(f"\n{len(names)} random allocations, {len(seeds)} seeds: Spearman of validation and {source} {rank:.3f}")
+    if len(trained) > 1:
+        ceiling = spearmanr(*([one[name] for name in names] for one in trained[:2])).statistic
+        print(f"between two of the seeds {ceiling:.3f}")
 
 
 def device_name() -> str:
@@ -220,46 +226,62 @@ def main() -> None:
     started, folder = time.monotonic(), given.folder or HERE / given.size
     folder.mkdir(parents=True, exist_ok=True)
     use_threads(given.threads)
-    task = workload("resnet20-fashion-mnist-small" if given.size == "small" else "resnet20-fashion-mnist")
-    epochs, shared_epochs = EPOCHS[given.size]
-    recipe = replace(task.recipe, epochs=epochs, search_epochs=epochs)
+    size = given.size
+    task = workload("resnet20-fashion-mnist-small" if size == "small" else "resnet20-fashion-mnist")
+    recipe = replace(task.recipe, epochs=EPOCHS[size], search_epochs=EPOCHS[size])
     if device_name() == "cuda":
         recipe = replace(recipe, precision="bfloat16", memory_format="channels_last")
     task = replace(task, recipe=recipe)
     space = make_space(describe(task.build()), read_space_file(HERE / "space.toml"), task.name)
+    menu = {"keep": ["conv1", "linear"], "default": {"rates": [f"{n_in}/20" for n_in in range(2, 21)]}}
+    fine = make_space(space.model, SpaceFile.model_validate(menu), task.name)
     table = folder / "trainings.csv"
-    complete = (folder / "shared_scores.csv").exists() and (folder / "picks.json").exists()
-    if given.seconds <= 0 and not complete:
-        print("nothing is there yet: the shared network comes first")
+    if given.seconds <= 0 and not (folder / "picks.json").exists():
+        print("nothing is there yet")
         return
     data = task.load(given.data_dir)
-    observed = shared_scores(folder, space, task, data, shared_epochs)
-    named = picks(folder, space, observed)
+    observed: dict[str, list[Observation]] = {}
+    named: dict[str, dict[str, Allocation]] = {}
+    if size == "small":
+        observed["shared network"] = shared_scores(folder, space, task, data)
+        named["shared pick"] = picks(folder, "shared pick", space, observed["shared network"])
     fixed = {budget: rules(space, budget) for budget in BUDGETS}
+    searched = random_allocations(space, SEARCHED, seed=3, tilt=TILT)
     randoms = random_allocations(space, RANDOMS, seed=2)
 
     def left() -> float:
         return given.seconds - (time.monotonic() - started)
 
-    jobs = [
+    jobs = [Job(f"searched {i}", one, 1000 + i) for i, one in enumerate(searched)]
+    jobs += [
         Job(f"{budget.text} gamma {gamma:g}", fixed[budget][f"gamma {gamma:g}"], seed)
-        for seed in GAMMA_SEEDS
+        for seed in GAMMA_SEEDS[size]
         for budget in BUDGETS
         for gamma in GAMMAS
     ]
     rows = train_table(table, jobs, task, data, left())
+    values = {(row["name"], int(row["seed"])): float(row["val_accuracy"]) for row in rows}
+    if all((job.name, job.seed) in values for job in jobs):
+        observed["trainings"] = [Observation(job.allocation, values[job.name, job.seed], TRAINED) for job in jobs]
+        named["pick"] = picks(folder, "pick", fine, observed["trainings"])
     jobs = []
     for seed in SEEDS:
         for budget in BUDGETS:
-            candidates = {"pick": named[budget.text], **{name: fixed[budget][name] for name in ("uniform", "stages")}}
-            if (gamma := best_gamma(rows, budget)) is not None:
+            candidates = {name: some[budget.text] for name, some in named.items()}
+            candidates |= {name: fixed[budget][name] for name in ("uniform", "stages")}
+            if (gamma := best_gamma(rows, budget, len(GAMMA_SEEDS[size]))) is not None:
                 candidates["size rule"] = fixed[budget][gamma]
             jobs += [Job(f"{budget.text} {name}", one, seed) for name, one in candidates.items()]
-    for seed in RANDOM_SEEDS:
+    for seed in RANDOM_SEEDS[size]:
         jobs += [Job(f"random {i}", one, seed) for i, one in enumerate(randoms)]
     train_table(table, jobs, task, data, left())
-    predicted = fit_accuracy_model(space, observed).predict(randoms)[0]
-    print_results(read_table(table), predicted)
+    predictions = {
+        f"the prediction by {name}": fit_accuracy_model(fine if name == "trainings" else space, some).predict(randoms)[
+            0
+        ]
+        for name, some in observed.items()
+    }
+    print_results(read_table(table), predictions, RANDOM_SEEDS[size])
 
 
 if __name__ == "__main__":

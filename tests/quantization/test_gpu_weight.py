@@ -1,15 +1,10 @@
 """The weight's GPU kernels against the pure formulas; without a GPU Triton interprets them on the processor."""
 
-import os
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before the kernels are imported
 
 from flexor_search.planning import LayerSpec
 from flexor_search.quantization import FlexorWeight, flexor_weights, gpu_weight, set_s_tanh
@@ -132,6 +127,7 @@ def test_tensors_on_the_processor_are_left_to_its_own_loops():
 @needs_gpu
 def test_on_a_gpu_the_layer_itself_uses_them(monkeypatch):
     layer = quantize_all(nn.Conv2d(5, 7, 3), LayerSpec(n_in=6)).cuda()
+    assert gpu_weight._proven(torch.device("cuda", 0))
     launch, launched = gpu_weight._launch, []
 
     def noted(name, *tensors, **options):
