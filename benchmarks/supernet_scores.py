@@ -36,7 +36,7 @@ from flexor_search.planning.space_file import SpaceFile
 from flexor_search.quantization import FlexorWeight, describe, quantize_
 from flexor_search.training import Checkpoint, seeded, train
 from flexor_search.training.checkpoint import read_checkpoint, write_checkpoint
-from flexor_search.training.shared import ProfileScorer, shared_model, train_shared
+from flexor_search.training.shared import PATHS, ProfileScorer, shared_model, train_shared
 from flexor_search.workloads import Data, workload
 
 MENU = (4, 8, 12, 16, 20)
@@ -66,12 +66,14 @@ class Network:
         order: of weights over slices, "table" or "format".
         family: of every code.
         epochs: of its training.
+        seed: of its first values, its paths and its order of images.
     """
 
     paths: str = "random"
     order: str = "table"
     family: str = "systematic"
     epochs: int = RECIPE.epochs
+    seed: int = 0
 
     @property
     def recipe(self) -> Recipe:
@@ -101,7 +103,7 @@ class Network:
 def trained(folder: Path, network: Network, space: SearchSpace, data: Data) -> nn.Module:
     """The shared network, trained or as an earlier call left it."""
     path, identity = folder / "shared.safetensors", [network.recipe.to_json(), asdict(network), len(data.train)]
-    with seeded(0):
+    with seeded(network.seed):
         model = network.fresh(space)
     if path.exists():
         tensors, about = read_checkpoint(path)
@@ -110,7 +112,9 @@ def trained(folder: Path, network: Network, space: SearchSpace, data: Data) -> n
         model.load_state_dict(tensors)
         return model
     checkpoint = Checkpoint(folder / "unfinished.safetensors", identity=identity, tell=print)
-    result = train_shared(model, space, data, network.recipe, seed=0, paths=network.paths, checkpoint=checkpoint)
+    result = train_shared(
+        model, space, data, network.recipe, seed=network.seed, paths=network.paths, checkpoint=checkpoint
+    )
     write_checkpoint(path, model.state_dict(), identity)  # type: ignore[arg-type]
     checkpoint.path.unlink(missing_ok=True)
     print(f"trained in {result.train_seconds:.0f} s", flush=True)
@@ -209,13 +213,14 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.supernet_scores", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where to keep what is finished")
-    parser.add_argument("--paths", choices=("random", "sandwich"), default="random")
+    parser.add_argument("--paths", choices=PATHS, default="random")
     parser.add_argument("--order", choices=ORDERS, default="table", help="of weights over slices")
     parser.add_argument("--table", type=Path, default=TABLE, help="the measured table to compare with")
     parser.add_argument("--family", choices=sorted(FAMILIES), default="systematic", help="of the codes")
     parser.add_argument("--epochs", type=int, default=RECIPE.epochs, help="of the shared network's training")
+    parser.add_argument("--seed", type=int, default=0, help="of the shared network")
     given = parser.parse_args()
-    network = Network(given.paths, given.order, given.family, given.epochs)
+    network = Network(given.paths, given.order, given.family, given.epochs, given.seed)
     result = measure(given.folder, network, given.table)
     (given.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
