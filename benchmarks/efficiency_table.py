@@ -108,7 +108,7 @@ class Table:
 
     def worth(self, model: AccuracyModel) -> Floats:
         """What a model chooses by, for each row: the sum of its layers' curves."""
-        columns = zip(model.terms, np.array(self.profiles).T, strict=True)
+        columns = zip(model.choices, np.array(self.profiles).T, strict=True)
         return np.sum([term[column] for term, column in columns], axis=0)
 
     def gain(self, worth: Floats, direction: int) -> float:

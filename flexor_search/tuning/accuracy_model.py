@@ -32,6 +32,8 @@ TRAINED, SHARED, SHARED_LOSS = "trained", "shared", "shared loss"
 Any other name is one more source of accuracies."""
 UNITS = {SHARED_LOSS: 2.5}
 """Units of a source that one unit of accuracy comes to, roughly: 0.01 of accuracy goes with 0.02 to 0.03 of loss."""
+_TRIFLE = 1e-4
+"""Of the largest difference between two entries of a layer: what a bit more is worth where curves are level."""
 _ENOUGH = 1.0
 """By how much the logarithm of the evidence must be better with interactions."""
 
@@ -114,7 +116,7 @@ class AccuracyModel:
         return self.posterior.predict(self.features.of(profiles))
 
     def best_under(self, budget: Budget) -> Allocation:
-        """The allocation that fits a budget and has the greatest sum of layer curves, found exactly.
+        """The allocation that fits a budget and has the greatest sum of rising layer curves, found exactly.
 
         Interactions, where there are any, are in what is predicted and not in what is chosen: choosing by them gave
         worse allocations (docs/log.md).
@@ -122,7 +124,7 @@ class AccuracyModel:
         Raises:
             UsageError: the budget is below the cheapest allocation.
         """
-        return self.space.allocation(best_profile(self.space, self.terms, budget))
+        return self.space.allocation(best_profile(self.space, self.choices, budget))
 
     def draw(self, seed: int) -> "AccuracyModel":
         """A model drawn from the posterior: its best allocation is one that may well be the best (Thompson sampling).
@@ -142,6 +144,24 @@ class AccuracyModel:
         """For each variable the additive value of each menu entry."""
         additive = self.posterior.weights[: self.features.n_additive]
         return [table @ additive for table in self.features.tables]
+
+    @cached_property
+    def choices(self) -> list[Floats]:
+        """The same as a choice is made by: curves that never fall.
+
+        An entry is worth no less than any cheaper one of its layer, for who stores more bits can say what the other
+        says; a fit to noisy values can still fall, and would leave a budget unused (docs/log.md). Of equals the one
+        that stores more is worth a trifle more.
+        """
+        trifle = _TRIFLE * max((float(np.ptp(term)) for term in self.terms), default=0.0)
+        found = []
+        for variable, term in zip(self.space.variables, self.terms, strict=True):
+            rates = np.array([spec_rate(spec) for spec in variable.menu])
+            order = np.argsort(rates, kind="stable")
+            rising = np.empty_like(term)
+            rising[order] = np.maximum.accumulate(term[order])
+            found.append(rising + trifle * np.log(rates))
+        return found
 
     def sensitivities(self) -> list[Sensitivity]:
         """What every layer loses at every entry of its menu, in the order of the space."""

@@ -31,7 +31,7 @@ PRIORS = {
     "pair": (0.005, 3.0),
     "noise": (0.1, 5.0),
     "factor": (1.0, 1.5),
-    "deviation": (0.1, 2.0),
+    "deviation": (0.01, 2.0),
 }
 """For each variance, noise variance and factor its middle, and how many times more or less is one standard deviation.
 In units of the spread of the source whose values spread most."""

@@ -3,12 +3,12 @@
 A model of accuracy is fitted to the scores of the shared network (shared_scores.py), and once there are enough also to
 the trainings of the search: the uniform allocation and the rules of thumb of each budget, and what the model itself
 finds best there. Finalists are chosen by what the model predicts, never by the luckiest score; the uniform allocation
-is always one of them, and so are the rules of thumb, all of them for one budget, and for several budgets the one
-predicted best where it is predicted better than the model's own.
+is always one of them. For one budget so are the rules of thumb; for several the one predicted best is trained in the
+search beside the model's own, and the better of the two is confirmed.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -87,13 +87,14 @@ def supernet_search(
         while flow:
             end()
     trained = _trained(plan, measurer)
+    measured: dict[str, float] | None = {one.allocation.digest: one.value for one in trained}
     both = fit_accuracy_model(plan.space, [*scored, *trained])
     replace(found, model=both.to_json()).write(measurer.run.folder)
     for doubt in both.doubts()[:2]:
         observer.message(f"the model of accuracy: {doubt}")
     if len(trained) >= ENOUGH_TRAINED * len(plan.space.variables):
-        model = both
-    return {budget.text: finalists(plan, model, budget) for budget in plan.budgets}
+        model, measured = both, None
+    return {budget.text: finalists(plan, model, budget, measured) for budget in plan.budgets}
 
 
 def candidates(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
@@ -105,16 +106,32 @@ def candidates(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
             yield candidate
 
 
-def finalists(plan: SearchPlan, model: AccuracyModel, budget: Budget) -> list[Candidate]:
-    """Who trains in full for a budget: uniform, the model's best, rules of thumb where they may win."""
-    chosen = [*_uniform(plan, budget), _best(plan, model, budget)]
-    rules = [_rule(plan, budget, gamma) for gamma in GAMMAS]
+def finalists(
+    plan: SearchPlan, model: AccuracyModel, budget: Budget, measured: Mapping[str, float] | None = None
+) -> list[Candidate]:
+    """Who trains in full for a budget.
+
+    For one budget uniform, the model's best and all rules of thumb. For several, each of which is confirmed, uniform
+    and the better of two: the model's best, and the rule of thumb that the model thinks most of.
+
+    Args:
+        plan: the search.
+        model: of accuracy.
+        budget: one of the plan's.
+        measured: digest -> validation accuracy of what the search trained, by which the better of the two is meant: a
+            single short training is noisy, but it has no bias, as the scores of a shared network have (docs/log.md).
+            None: the model is fitted to enough trainings to decide itself.
+    """
+    best, rules = _best(plan, model, budget), [_rule(plan, budget, gamma) for gamma in GAMMAS]
     if len(plan.budgets) > 1:
-        predicted = model.predict([chosen[-1].allocation, *(rule.allocation for rule in rules)])[0]
-        better = [(value, rule) for value, rule in zip(predicted[1:], rules, strict=True) if value > predicted[0]]
-        rules = [max(better, key=lambda pair: pair[0])[1]] if better else []
+        rule = _likeliest(model, rules)
+        if measured is not None:
+            values = [measured.get(one.allocation.digest, -math.inf) for one in (best, rule)]
+        else:
+            values = list(model.predict([best.allocation, rule.allocation])[0])
+        best, rules = (rule if values[1] > values[0] else best), []
     unique: dict[str, Candidate] = {}
-    for candidate in [*chosen, *rules]:
+    for candidate in [*_uniform(plan, budget), best, *rules]:
         unique.setdefault(candidate.allocation.digest, candidate)
     return list(unique.values())
 
@@ -122,11 +139,11 @@ def finalists(plan: SearchPlan, model: AccuracyModel, budget: Budget) -> list[Ca
 def _ordered(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
     smaller = ladder(plan.space, plan.budgets)
     for budget in plan.budgets:
-        yield from _uniform(plan, budget)
-        yield _best(plan, model, budget)
-    if len(plan.budgets) == 1:
-        for gamma in GAMMAS:
-            yield _rule(plan, plan.budgets[0], gamma)
+        rules = [_rule(plan, budget, gamma) for gamma in GAMMAS]
+        if len(plan.budgets) == 1:
+            yield from (*_uniform(plan, budget), _best(plan, model, budget), *rules)
+        else:  # the uniform ones are confirmed anyway
+            yield from (_best(plan, model, budget), _likeliest(model, rules))
     for budget in smaller:
         yield _best(plan, model, budget)
     for budget in smaller:
@@ -156,6 +173,11 @@ def _trained(plan: SearchPlan, measurer: Measurer) -> list[Observation]:
 
 def _best(plan: SearchPlan, model: AccuracyModel, budget: Budget) -> Candidate:
     return Candidate(model.best_under(budget), "proposed", budget.text)
+
+
+def _likeliest(model: AccuracyModel, rules: Sequence[Candidate]) -> Candidate:
+    predicted = model.predict([rule.allocation for rule in rules])[0]
+    return rules[int(np.argmax(predicted))]
 
 
 def _uniform(plan: SearchPlan, budget: Budget) -> list[Candidate]:

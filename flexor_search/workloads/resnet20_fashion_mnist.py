@@ -57,7 +57,7 @@ WORKLOAD = Workload(
         search_epochs=4,
         search_images=15_000,
     ),
-    space="resnet20-stages",
+    space="resnet20-layers",
     trials=24,
     timeout_seconds=60 * 60,
 )

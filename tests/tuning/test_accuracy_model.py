@@ -1,6 +1,7 @@
 """The model of accuracy: recovers what made the data, weighs its sources, and chooses by what is smooth."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -221,3 +222,15 @@ def test_the_evidence_is_the_density_of_the_values():
     assert problem._solve(np.log(list(chosen.values())))[-1] == pytest.approx(density)
     cross = rows * variances @ rows.T + 100.0
     assert fitted.predict(rows)[0] == pytest.approx(cross @ np.linalg.solve(covariance, y))
+
+
+def test_a_choice_never_leaves_bits_unused_for_curves_that_fall():
+    """Noise makes a fit fall towards more bits; the choice is by curves that do not."""
+    falling = [replace(one, value=0.9 - one.allocation.bits_per_weight / 50) for one in sample(60, 8)]
+    model = fit_accuracy_model(SPACE, falling)
+    assert any(np.any(np.diff(term) < 0) for term in model.terms)
+    assert model.choices[2].argmax() == 19  # of the layer with nearly all weights
+    for choice, term in zip(model.choices, model.terms, strict=True):
+        assert np.all(np.diff(choice) > 0)
+        assert np.allclose(choice, np.maximum.accumulate(term), atol=1e-3 * max(map(np.ptp, model.terms)))
+    assert model.best_under(Budget.parse("1bpw")) == SPACE.dearest

@@ -302,15 +302,33 @@ def test_what_is_scored_first_is_a_small_space_whole_or_all_sizes_of_a_large_one
     assert sum(b <= 0.5 for b in bits) > len(bits) / 3
 
 
-def test_rules_are_finalists_of_several_budgets_only_where_predicted_better():
+def test_of_several_budgets_the_better_of_the_models_best_and_a_rule_is_confirmed():
     space = space_of(many_layers)
     plan = plan_for(space, SEVERAL)
     model = fit_accuracy_model(space, observations(space, made_scores(space, lambda a: 1 - worth(a) / 40)))
+    first = list(itertools.islice(candidates(plan, model), 2 * len(SEVERAL)))
+    assert {c.budget for c in first} == {budget.text for budget in SEVERAL}
     for budget in SEVERAL:
-        assert {c.kind for c in finalists(plan, model, budget)} <= {"uniform", "proposed"}
-    first = [c.budget for c in itertools.islice(candidates(plan, model), 9)]
-    assert set(first) == {budget.text for budget in SEVERAL}
+        best, rule = [c for c in first if c.budget == budget.text]
+        assert (best.kind, rule.kind.split()[0]) == ("proposed", "size")
+        for better, other in ((best, rule), (rule, best)):
+            measured = {better.allocation.digest: 0.8, other.allocation.digest: 0.7}
+            assert finalists(plan, model, budget, measured)[-1] == better
+        assert finalists(plan, model, budget, {})[-1] == best  # nothing of it was trained
+        assert finalists(plan, model, budget)[-1] == best  # as predicted
     assert set(sizes(plan)) == {*SEVERAL, *ladder(space, SEVERAL)}
+
+
+def test_a_search_of_several_budgets_mends_a_shared_network_that_is_wrong(tmp_path):
+    space = space_of(many_layers)
+    measurer = FakeMeasurer(tmp_path / "x", lambda a: 0.5 + a.bits_per_weight / 4 + min(0.0, -worth(a) / 1000))
+    wrong = made_scores(space, lambda a: 1 + worth(a) / 40)  # what is worth most scores worst
+    named = supernet_search(plan_for(space, SEVERAL, trials=TRIALS_FOR_MANY), wrong, measurer, Recorder())
+    trained = {m.digest: m.val_accuracy for m in measurer.run.measurements}
+    for budget in SEVERAL:
+        ours = [m for m in measurer.run.measurements if m.budget == budget.text]
+        assert named[budget.text][-1].allocation.digest == max(ours, key=lambda m: m.val_accuracy).digest
+        assert named[budget.text][-1].allocation.digest in trained
 
 
 def test_strategy_names_are_those_that_can_be_asked_for():
