@@ -8,7 +8,7 @@ values, and one that is stopped or fails is not missed by the others.
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -40,8 +40,8 @@ def train_together(
         models: of any structure each.
         data: `train` is learned from, `validation` scored; `test` is not touched.
         recipe: how, for all.
-        seeds: of the order of images, one a model. Dropout draws from one generator for all of them, other numbers than
-            a model alone would.
+        seeds: of the order of images, one a model. Dropout draws from one generator for all of them: other numbers than
+            a model alone would, and others again after a restart from checkpoints.
         device: "cpu" (which gains nothing by it), "cuda", ...
         on_epoch: one a model, as in `train`.
         route: how a step is done, as in `train`.
@@ -64,7 +64,7 @@ def train_together(
     results: dict[int, TrainResult | TrainingError] = {}
     data = replace(data, train=TrainImages.of(data.train, recipe, device).split)  # placed once, not by each
     with seeded(seeds[0] if seeds else 0):
-        trainings: list[tuple[int, Iterator[TrainResult | None], AbstractContextManager]] = []
+        members: list[_Member] = []
         for index, model in enumerate(models):
             own_stream = _own_stream(device)
             with own_stream:
@@ -73,23 +73,41 @@ def train_together(
                     *(watches[index], route, places[index]),
                     own=own,
                 )
-            trainings.append((index, training.steps_of(len(models)), own_stream))
-        while trainings:
-            for each in list(trainings):
-                index, steps, own_stream = each
-                try:
-                    with own_stream:
-                        result = next(steps)
-                except TrainingError as error:
-                    result = error
-                if result is not None:
-                    results[index] = result
-                    trainings.remove(each)
+            members.append(_Member(index, training, training.stepwise(), own_stream))
+        while members:
+            for member in members:
+                member.training.take_turns(len(members))
+            left = _take_turns(members, results)
+            members = [member for member in members if member.index not in left]
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
     for model in models:
         model.eval()
     return [results[index] for index in range(len(models))]
+
+
+@dataclass(frozen=True)
+class _Member:
+    index: int
+    training: Training
+    steps: Iterator[TrainResult | None]
+    own_stream: AbstractContextManager
+
+
+def _take_turns(members: Sequence[_Member], results: dict[int, TrainResult | TrainingError]) -> set[int]:
+    """A step of each in turn until some end; their results are noted, and their indices returned."""
+    left: set[int] = set()
+    while not left:
+        for member in members:
+            try:
+                with member.own_stream:
+                    result = next(member.steps)
+            except TrainingError as error:
+                result = error
+            if result is not None:
+                results[member.index] = result
+                left.add(member.index)
+    return left
 
 
 def _own_stream(device: str) -> AbstractContextManager:

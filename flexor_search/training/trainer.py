@@ -118,15 +118,15 @@ class Training:
 
     def run(self) -> TrainResult:
         """From where it is to the end."""
-        return next(result for result in self.steps_of(1) if result is not None)
+        return next(result for result in self.stepwise() if result is not None)
 
-    def steps_of(self, count: int) -> Iterator[TrainResult | None]:
-        """The same step by step: None after each, then the result.
-
-        Args:
-            count: of trainings that take turns; the time of each is that share of what has passed.
-        """
+    def take_turns(self, count: int) -> None:
+        """From now on so many trainings take turns: the time of each is that share of what passes."""
+        self._before, self._started = self._seconds(), time.perf_counter()
         self._share = 1 / count
+
+    def stepwise(self) -> Iterator[TrainResult | None]:
+        """The same step by step: None after each, then the result."""
         score, stopped = Score(0.0, math.inf), False
         while self.epoch < self.recipe.epochs and not stopped:
             yield from self._pass()
