@@ -43,7 +43,7 @@ def fingerprint(question: Question, planned: "Plan", recipe: Recipe, data: Data)
         "workload": planned.workload.name or f"{question.model} {question.data}",
         "model": _digest([shapes, planned.space.model.float_elements]),
         "data": data_digest(data),
-        "space": _digest([menus, planned.space.kept_dtype]),
+        "space": _digest([menus, planned.space.kept_dtype, *planned.space.found_ties]),
         "recipe": _digest(recipe.to_json()),
         "strategy": question.strategy,
         "seed": str(question.seed),

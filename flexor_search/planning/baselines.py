@@ -18,7 +18,8 @@ def uniform_allocations(space: SearchSpace) -> list[Allocation]:
     They need not be in the menu. A layer keeps the family and the fixed rate that the space gives it; the number of
     planes goes up to the largest of the space.
     """
-    menus = [spec for variable in space.variables for spec in variable.menu if not spec.is_kept]
+    layers = [variable for variable in space.variables for _ in variable.layers]  # the same whatever is tied
+    menus = [spec for variable in layers for spec in variable.menu if not spec.is_kept]
     n_out = Counter(spec.n_out for spec in menus).most_common(1)[0][0]
     planes = max(spec.n_planes for spec in menus)
     found = []

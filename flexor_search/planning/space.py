@@ -46,6 +46,8 @@ class SearchSpace:
         kept_dtype: dtype of scales and kept tensors.
         model_name: the built-in workload, "" for a user's own model; part of the file's header, so of its size.
         kept_reasons: why each layer that is not searched is kept; nothing is skipped in silence.
+        found_ties: `layers` of the variables that were tied because the layers are alike, not because a file says so:
+            measurements may let layers of these go.
     """
 
     model: ModelShape = field(repr=False)
@@ -53,6 +55,7 @@ class SearchSpace:
     kept_dtype: str = "float16"
     model_name: str = ""
     kept_reasons: tuple[tuple[str, str], ...] = ()
+    found_ties: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.variables:

@@ -130,14 +130,15 @@ def make_space(model: ModelShape, space: SpaceFile | None = None, model_name: st
                 menus[layer.name] = menu
     for table in space.layer:
         _matching(model, table.match)
-    groups = _tied_groups(model, space.tie, menus)
+    groups = given = _tied_groups(model, space.tie, menus)
     if finds_ties if finds_ties is not None else len(menus) > MANY_LAYERS:
         groups = _with_found_ties(model, groups, menus)
+    found = tuple(names for names in groups if names not in given)
     variables = tuple(
         Variable(names, by_size(menus[names[0]], [model.by_name[name] for name in names], space.kept_dtype))
         for names in groups
     )
-    return SearchSpace(model, variables, space.kept_dtype, model_name, tuple(reasons.items()))
+    return SearchSpace(model, variables, space.kept_dtype, model_name, tuple(reasons.items()), found)
 
 
 def _kept_layers(model: ModelShape, space: SpaceFile) -> dict[str, str]:

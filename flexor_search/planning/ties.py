@@ -1,10 +1,10 @@
 """Ties between layers that are alike: the layers of a stage, or the same part of every block.
 
 A network of many layers has few kinds of them. Tied layers share one rate, so that the search has few choices; where
-the measurements support it, single layers are let go again (`tuning.refine`).
+the measurements support it, single layers are let go again (`tuning.refine`). Ties of a file stay.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from flexor_search.errors import UsageError
 from flexor_search.planning.model_shape import LayerShape
@@ -52,7 +52,7 @@ def tied(space: SearchSpace, groups: Sequence[Sequence[str]]) -> SearchSpace:
     """A space in which each group of layers is one choice.
 
     Args:
-        space: one in which every layer is a choice of its own.
+        space: gives the layers their menus.
         groups: names of layers, each layer in one group.
 
     Raises:
@@ -65,6 +65,34 @@ def tied(space: SearchSpace, groups: Sequence[Sequence[str]]) -> SearchSpace:
         if any(menus[name] != menus[names[0]] for name in names):
             raise UsageError(f"ties: layers {', '.join(names)} have different menus; give them the same rates")
     return _with(space, tuple(Variable(tuple(names), menus[names[0]]) for names in groups))
+
+
+def opened(space: SearchSpace) -> SearchSpace:
+    """The same space without the ties that were found; those of a file stay. Variables in the order of the model."""
+    if not space.found_ties:
+        return space
+    order = [layer.name for layer in space.model.layers]
+    groups = _groups(space, {name for names in space.found_ties for name in names})
+    return tied(space, sorted(groups, key=lambda names: order.index(names[0])))
+
+
+def refined(space: SearchSpace, own: Collection[str]) -> SearchSpace:
+    """The same space with some layers let go of the ties that were found, each a choice of its own.
+
+    Args:
+        space: whose `found_ties` hold these layers.
+        own: their names.
+    """
+    return tied(space, _groups(space, own))
+
+
+def _groups(space: SearchSpace, own: Collection[str]) -> list[tuple[str, ...]]:
+    groups: list[tuple[str, ...]] = []
+    for variable in space.variables:
+        alone = [name for name in variable.layers if name in own] if variable.layers in space.found_ties else []
+        together = tuple(name for name in variable.layers if name not in alone)
+        groups += [*([together] if together else []), *((name,) for name in alone)]
+    return groups
 
 
 def _with(space: SearchSpace, variables: tuple[Variable, ...]) -> SearchSpace:

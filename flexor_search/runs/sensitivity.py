@@ -5,6 +5,8 @@ network       how it was trained, and what that and the scoring cost
 failed        why there are no scores, "" where there are
 complete      whether all that was to be scored has been
 scores        one entry an allocation: its profile (menu indices), accuracy and loss on the validation split
+own_rates     where ties were found: the layers that are let go of theirs, and by how many standard errors each differs
+              from the others; absent before that is known
 table         for each layer and rate what it is predicted to lose
 model         all else that was fitted
 
@@ -59,6 +61,8 @@ class Sensitivity:
         complete: whether all that was to be scored has been.
         failed: why there are none, "" where there are.
         model: the fitted model, as plain data; {} before it is fitted.
+        own_rates: layers let go of ties that were found, and by how many standard errors each differs; None: not known,
+            or no ties were found.
     """
 
     fingerprint: dict[str, str]
@@ -67,6 +71,7 @@ class Sensitivity:
     complete: bool = False
     failed: str = ""
     model: dict[str, Any] = field(default_factory=dict)
+    own_rates: dict[str, float] | None = None
 
     def adding(self, scores: Iterable[SharedScore], seconds: float) -> "Sensitivity":
         """The same with more scores, which took so long."""
@@ -90,7 +95,7 @@ class Sensitivity:
             "scores": [
                 {"profile": list(s.profile), "val_accuracy": s.accuracy, "val_loss": s.loss} for s in self.scores
             ],
-        }
+        } | ({"own_rates": self.own_rates} if self.own_rates is not None else {})
         write_json(folder / FILE, body)
 
 
@@ -104,7 +109,7 @@ def read_sensitivity(folder: Path, space: SearchSpace, fingerprint: dict[str, st
 
     Args:
         folder: of the run.
-        space: which the profiles must be of.
+        space: which the profiles must be of: the run's, found ties opened.
         fingerprint: the run's.
 
     Raises:
@@ -117,7 +122,8 @@ def read_sensitivity(folder: Path, space: SearchSpace, fingerprint: dict[str, st
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         theirs = {str(name): str(value) for name, value in body["fingerprint"].items()}
-        scores = tuple(_score(entry, space) for entry in body["scores"]) if theirs == identity(fingerprint) else ()
+        is_ours = theirs == identity(fingerprint)
+        scores = tuple(_score(entry, space) for entry in body["scores"]) if is_ours else ()
         found = Sensitivity(
             theirs,
             dict(body["network"]),
@@ -125,6 +131,7 @@ def read_sensitivity(folder: Path, space: SearchSpace, fingerprint: dict[str, st
             body["complete"] is True,
             str(body["failed"]),
             dict(body["model"]) | {"sensitivities": list(body["table"])},
+            _own_rates(body["own_rates"], space) if is_ours and "own_rates" in body else None,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
@@ -154,3 +161,11 @@ def _score(body: Any, space: SearchSpace) -> SharedScore:
     if not 0 <= accuracy <= 1 or not math.isfinite(loss):
         raise ValueError(f"accuracy {accuracy} and loss {loss} are no score")
     return SharedScore(profile, accuracy, loss)
+
+
+def _own_rates(body: Any, space: SearchSpace) -> dict[str, float]:
+    found = {str(name): float(errors) for name, errors in body.items()}
+    alone = {variable.layers[0] for variable in space.variables if len(variable.layers) == 1}
+    if unknown := sorted(found.keys() - alone):
+        raise ValueError(f"{unknown[0]!r} is no layer that could have a rate of its own")
+    return found

@@ -87,6 +87,7 @@ class AccuracyModel:
         reference: the source whose unit predictions have.
         counts: values of each source that it was fitted to.
         interaction_evidence: logarithm of the evidence with interactions less that without; above 1 they are in.
+        chosen_from: the space that `best_under` chooses from; None: `space`.
     """
 
     space: SearchSpace = field(repr=False)
@@ -95,6 +96,7 @@ class AccuracyModel:
     reference: str
     counts: dict[str, int]
     interaction_evidence: float
+    chosen_from: SearchSpace | None = field(default=None, repr=False)
 
     @property
     def has_interactions(self) -> bool:
@@ -124,7 +126,16 @@ class AccuracyModel:
         Raises:
             UsageError: the budget is below the cheapest allocation.
         """
-        return self.space.allocation(best_profile(self.space, self.choices, budget))
+        space = self.chosen_from or self.space
+        return space.allocation(best_profile(space, self.choices, budget))
+
+    def choosing_from(self, space: SearchSpace) -> "AccuracyModel":
+        """The same model, whose best allocation is the best of a space with more ties; what it predicts stays.
+
+        Args:
+            space: each of its variables holds whole variables of the model's space, with their menu.
+        """
+        return replace(self, chosen_from=space)
 
     def draw(self, seed: int) -> "AccuracyModel":
         """A model drawn from the posterior: its best allocation is one that may well be the best (Thompson sampling).
@@ -147,21 +158,29 @@ class AccuracyModel:
 
     @cached_property
     def choices(self) -> list[Floats]:
-        """The same as a choice is made by: curves that never fall.
+        """The same as a choice is made by, for each variable of the space that it is made from: curves that never fall.
 
         An entry is worth no less than any cheaper one of its layer, for who stores more bits can say what the other
         says; a fit to noisy values can still fall, and would leave a budget unused (docs/log.md). Of equals the one
         that stores more is worth a trifle more.
         """
-        trifle = _TRIFLE * max((float(np.ptp(term)) for term in self.terms), default=0.0)
+        space = self.chosen_from or self.space
+        terms = self._terms_of(space)
+        trifle = _TRIFLE * max((float(np.ptp(term)) for term in terms), default=0.0)
         found = []
-        for variable, term in zip(self.space.variables, self.terms, strict=True):
+        for variable, term in zip(space.variables, terms, strict=True):
             rates = np.array([spec_rate(spec) for spec in variable.menu])
             order = np.argsort(rates, kind="stable")
             rising = np.empty_like(term)
             rising[order] = np.maximum.accumulate(term[order])
             found.append(rising + trifle * np.log(rates))
         return found
+
+    def _terms_of(self, space: SearchSpace) -> list[Floats]:
+        """For each variable of a space with more ties the sum of the terms of the variables that it holds."""
+        place = {name: i for i, variable in enumerate(self.space.variables) for name in variable.layers}
+        held = [dict.fromkeys(place[name] for name in variable.layers) for variable in space.variables]
+        return [np.sum([self.terms[i] for i in places], axis=0) for places in held]
 
     def sensitivities(self) -> list[Sensitivity]:
         """What every layer loses at every entry of its menu, in the order of the space."""

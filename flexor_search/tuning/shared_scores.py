@@ -3,12 +3,17 @@
 What is scored: first what is known beforehand (single rates throughout, the rules of thumb at every size, one layer
 away from the others, and random allocations, half of them anywhere and half at the sizes that are asked for), then what
 a first model of accuracy proposes at each of these sizes. All of it is in sensitivity.json.
+
+Where ties between layers were found, the network is trained and scored with these ties opened, so that the scores tell
+whether they hold; half of the random allocations and of the proposals keep them, as what is chosen in the end mostly
+does.
 """
 
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +22,7 @@ from torch import nn
 from flexor_search.files import write_error
 from flexor_search.planning import GAMMAS, Budget, SearchSpace, project_log_rates, size_rule
 from flexor_search.planning.space import Profile
+from flexor_search.planning.ties import opened
 from flexor_search.runs import Run
 from flexor_search.runs.sensitivity import DamagedError, Sensitivity, SharedScore, identity, read_sensitivity
 from flexor_search.training import (
@@ -46,7 +52,7 @@ class SharedPlan:
     """What is to be scored.
 
     Attributes:
-        space: the menus.
+        space: the menus of the search.
         budgets: those asked for and the smaller ones, the sizes that matter.
         seed: of the network and of random allocations.
         seconds_per_image: of a plain training, for what it all cost in such trainings.
@@ -59,6 +65,11 @@ class SharedPlan:
     seconds_per_image: float
     deadline: float = math.inf
 
+    @cached_property
+    def opened(self) -> SearchSpace:
+        """The space of the shared network and of the profiles of its scores: without the ties that were found."""
+        return opened(self.space)
+
 
 def shared_scores(plan: SharedPlan, measurer: Measurer, observer: Observer) -> Sensitivity:
     """The scores of a run, looked up or made.
@@ -69,7 +80,7 @@ def shared_scores(plan: SharedPlan, measurer: Measurer, observer: Observer) -> S
     """
     run = measurer.run
     try:
-        known = read_sensitivity(run.folder, plan.space, run.fingerprint)
+        known = read_sensitivity(run.folder, plan.opened, run.fingerprint)
     except DamagedError as error:
         observer.message(f"{error}; it is made again, for which the shared network is trained once more")
         known = None
@@ -90,13 +101,18 @@ def shared_scores(plan: SharedPlan, measurer: Measurer, observer: Observer) -> S
 
 
 def observations(space: SearchSpace, found: Sensitivity) -> list[Observation]:
-    """The scores as the model of accuracy takes them: the loss, which says more than the accuracy does."""
+    """The scores as the model of accuracy takes them: the loss, which says more than the accuracy does.
+
+    Args:
+        space: that of the scores' profiles.
+        found: the scores.
+    """
     return [Observation(space.allocation(score.profile), -score.loss, SHARED_LOSS) for score in found.scores]
 
 
 def first_profiles(plan: SharedPlan, count: int = SCORES) -> list[Profile]:
     """What is scored before any model: all of a small space, else so many, each once."""
-    space, menus = plan.space, [len(variable.menu) for variable in plan.space.variables]
+    space, menus = plan.opened, [len(variable.menu) for variable in plan.opened.variables]
     if space.size <= count:
         return [tuple(int(i) for i in np.unravel_index(number, menus)) for number in range(space.size)]
     ends = tuple(size - 1 for size in menus)
@@ -109,10 +125,12 @@ def first_profiles(plan: SharedPlan, count: int = SCORES) -> list[Profile]:
     for number in range(20 * count):
         if len(found) >= count:
             break
-        profile = tuple(int(random.integers(size)) for size in menus)
+        drawn = plan.space if number // (2 * len(plan.budgets)) % 2 else space
+        profile = tuple(int(random.integers(len(variable.menu))) for variable in drawn.variables)
         if number % 2:
-            wishes = [float(random.normal(0, 1)) for _ in menus]
-            profile = project_log_rates(space, wishes, plan.budgets[number // 2 % len(plan.budgets)])
+            wishes = [float(random.normal(0, 1)) for _ in profile]
+            profile = project_log_rates(drawn, wishes, plan.budgets[number // 2 % len(plan.budgets)])
+        profile = space.profile(drawn.allocation(profile)) if drawn is not space else profile
         if profile not in seen:
             seen.add(profile)
             found.append(profile)
@@ -125,7 +143,8 @@ def proposed_profiles(plan: SharedPlan, model: AccuracyModel) -> list[Profile]:
     for place, budget in enumerate(plan.budgets):
         for draw in range(DRAWS):
             drawn = model if draw == 0 else model.draw((plan.seed * 1009 + place) * DRAWS + draw)
-            found.append(plan.space.profile(drawn.best_under(budget)))
+            drawn = drawn.choosing_from(plan.space if draw % 2 else plan.opened)
+            found.append(plan.opened.profile(drawn.best_under(budget)))
     return list(dict.fromkeys(found))
 
 
@@ -135,7 +154,7 @@ def _trained(
     checkpoint, weights = unfinished_files(measurer.run)
     recipe, data, fingerprint = measurer.recipe, measurer.data, identity(measurer.run.fingerprint)
     with seeded(plan.seed):
-        model = shared_model(measurer.build(), plan.space, recipe)
+        model = shared_model(measurer.build(), plan.opened, recipe)
     if known is not None and weights.exists():
         try:
             tensors, about = read_checkpoint(weights)
@@ -148,7 +167,7 @@ def _trained(
             observer.message(f"{weights} cannot be used ({reason}); the shared network is trained again")
     observer.begin("the shared network")
     result = train_shared(
-        *(model, plan.space, data, recipe),
+        *(model, plan.opened, data, recipe),
         seed=plan.seed,
         device=measurer.device,
         paths=PATHS,
@@ -168,12 +187,12 @@ def _scored(
     plan: SharedPlan, measurer: Measurer, observer: Observer, model: nn.Module, found: Sensitivity
 ) -> Sensitivity:
     scorer = ProfileScorer(model, measurer.data, measurer.recipe, measurer.device)
-    ends = tuple(len(variable.menu) - 1 for variable in plan.space.variables)
+    ends = tuple(len(variable.menu) - 1 for variable in plan.opened.variables)
     check_learned(scorer(ends), measurer.data)
     scoring = _Scoring(plan, measurer, observer, scorer)
     found = scoring.add(found, first_profiles(plan))
-    if plan.space.size > SCORES:
-        fitted = fit_accuracy_model(plan.space, observations(plan.space, found))
+    if plan.opened.size > SCORES:
+        fitted = fit_accuracy_model(plan.opened, observations(plan.opened, found))
         found = scoring.add(found, proposed_profiles(plan, fitted))
     spent = found.network["train_seconds"] + found.network.get("score_seconds", 0.0)
     plain = plan.seconds_per_image * len(measurer.data.train) * measurer.recipe.epochs

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 
 from flexor_search.planning import GAMMAS
+from flexor_search.planning.ties import opened
 from flexor_search.quantization import why_not_shared
 from flexor_search.runs import SEARCH
 from flexor_search.runs.sensitivity import FILE, Sensitivity
@@ -142,9 +143,10 @@ def _choice(
             f"a shared network would take about {cost:.0f} s of the {budgeted:.0f} s that the search has; "
             "--timeout and --trials give it more"
         )
+    scored = opened(space)
     return SUPERNET, (
         f"one shared training of about {cost:.0f} s, the cost of {cost / search_phase.seconds_each:.1f} of "
-        f"{search_phase.trainings} trials, tells of all {space.size:,} allocations of {len(space.variables)} choices"
+        f"{search_phase.trainings} trials, tells of all {scored.size:,} allocations of {len(scored.variables)} choices"
     )
 
 

@@ -5,6 +5,11 @@ the trainings of the search: the uniform allocation and the rules of thumb of ea
 finds best there. Finalists are chosen by what the model predicts, never by the luckiest score; the uniform allocation
 is always one of them. For one budget so are the rules of thumb; for several the one predicted best is trained in the
 search beside the model's own, and the better of the two is confirmed.
+
+Where ties between layers were found, scores and model are of the space with these ties opened; ties of a file stay.
+The scores say which layers get a rate of their own (refine.py), once: that is in sensitivity.json, and neither
+trainings nor later calls change it. Everything from there on is chosen from the space with the other ties kept, by
+the sums of the curves of tied layers; predictions stay those of the opened space, which holds all that can be chosen.
 """
 
 import math
@@ -13,7 +18,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from flexor_search.planning import GAMMAS, Allocation, Budget, nearest_uniform, size_rule
+from flexor_search.planning import GAMMAS, Allocation, Budget, SearchSpace, nearest_uniform, size_rule
+from flexor_search.planning.ties import opened, refined
 from flexor_search.runs import DONE, SEARCH, Measurement
 from flexor_search.runs.sensitivity import Sensitivity
 from flexor_search.tuning.accuracy_model import TRAINED, AccuracyModel, Observation, fit_accuracy_model
@@ -24,6 +30,7 @@ from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
 from flexor_search.tuning.optuna_backend import StudyRecord
+from flexor_search.tuning.refine import own_rates, told
 from flexor_search.tuning.shared_scores import observations
 from flexor_search.tuning.trial import Candidate, Trial
 
@@ -57,8 +64,15 @@ def supernet_search(
     Returns:
         The finalists of each budget asked for, by its text.
     """
-    scored = observations(plan.space, found)
-    model = fit_accuracy_model(plan.space, scored)
+    scored = observations(opened(plan.space), found)
+    model = fit_accuracy_model(opened(plan.space), scored)
+    if ties := plan.space.found_ties:
+        own = found.own_rates if found.own_rates is not None else own_rates(model, ties)
+        found = replace(found, own_rates=own)
+        found.write(measurer.run.folder)
+        observer.message(told(own, ties))
+        plan = replace(plan, space=refined(plan.space, own))
+        model = model.choosing_from(plan.space)
     observer.phase(SEARCH, plan.trials)
     record, clock = StudyRecord(measurer.run, plan.space), SearchClock(measurer.run)
     done: list[Measurement] = []
@@ -86,9 +100,9 @@ def supernet_search(
             begun += 1
         while flow:
             end()
-    trained = _trained(plan, measurer)
+    trained = _trained(model.space, measurer)
     measured: dict[str, float] | None = {one.allocation.digest: one.value for one in trained}
-    both = fit_accuracy_model(plan.space, [*scored, *trained])
+    both = fit_accuracy_model(model.space, [*scored, *trained]).choosing_from(plan.space)
     replace(found, model=both.to_json()).write(measurer.run.folder)
     for doubt in both.doubts()[:2]:
         observer.message(f"the model of accuracy: {doubt}")
@@ -159,13 +173,13 @@ def _ordered(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
         )
 
 
-def _trained(plan: SearchPlan, measurer: Measurer) -> list[Observation]:
+def _trained(space: SearchSpace, measurer: Measurer) -> list[Observation]:
     """The finished trainings of the search, of allocations that the model can tell apart."""
     latest = {m.key: m for m in measurer.run.measurements if m.phase == SEARCH and m.state == DONE}
     found = []
     for measurement in latest.values():
-        allocation = allocation_of(plan.space, measurement)
-        in_menu = plan.space.allocation(plan.space.profile(allocation)) == allocation
+        allocation = allocation_of(space, measurement)
+        in_menu = space.allocation(space.profile(allocation)) == allocation
         if in_menu and math.isfinite(measurement.val_accuracy):
             found.append(Observation(allocation, measurement.val_accuracy, TRAINED))
     return found

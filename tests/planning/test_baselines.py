@@ -37,6 +37,14 @@ def test_uniform_allocations_go_up_to_the_most_planes_of_the_space():
     assert [one.weight_bits for one in found] == sorted(one.weight_bits for one in found)
 
 
+def test_what_is_uniform_does_not_depend_on_what_is_tied():
+    tens, twenties = (LayerSpec(n_in=4, n_out=10),), (LayerSpec(n_in=4), LayerSpec(n_in=8))
+    last, alike = Variable(("fc2",), twenties), ("conv1", "conv2", "fc1")
+    tied = SearchSpace(LENET5, (Variable(alike, tens), last))
+    free = SearchSpace(LENET5, (*(Variable((name,), tens) for name in alike), last))
+    assert uniform_allocations(tied) == uniform_allocations(free)
+
+
 def test_fixed_layers_stay_what_the_space_says():
     given_code = LayerSpec.from_code(XorCode(1, ((0,), (0,))))
     menus = [(LayerSpec(n_in=19),), MENU, (given_code, KEPT), (LayerSpec("taps", 4, 20), KEPT)]

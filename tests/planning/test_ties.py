@@ -6,7 +6,7 @@ from hypothesis import given
 from flexor_search.errors import UsageError
 from flexor_search.planning import Budget, LayerSpec, make_space, nearest_uniform, project, size_rule
 from flexor_search.planning.space_file import MANY_LAYERS, SpaceFile
-from flexor_search.planning.ties import found_ties, tied, untied
+from flexor_search.planning.ties import found_ties, opened, refined, tied, untied
 
 from .strategies import layer, model_of, models
 
@@ -68,12 +68,41 @@ def test_untied_and_tied_again_is_the_same():
     space = make_space(resnet20())
     free = untied(space)
     assert len(free.variables) == 18
-    assert tied(free, groups(space)) == space
+    assert tied(free, groups(space)).variables == space.variables
     with pytest.raises(UsageError, match="every searched layer must be in one group"):
         tied(free, groups(space)[1:])
     other = untied(space_of(layer=[{"match": "layer1.0.conv1", "rates": ["8/20"]}]))
     with pytest.raises(UsageError, match="different menus"):
         tied(other, groups(space))
+
+
+def test_only_ties_that_were_found_are_opened():
+    space = space_of(ties="found", tie=[{"match": "layer1.0.*"}])
+    assert ("layer1.0.conv1", "layer1.0.conv2") in groups(space)
+    assert [len(names) for names in space.found_ties] == [4, 5, 5]
+    free = opened(space)
+    assert groups(free)[:2] == [("layer1.0.conv1", "layer1.0.conv2"), ("layer1.1.conv1",)]
+    order = [one.name for one in resnet20().layers]
+    assert [names[0] for names in groups(free)] == [order[1], *order[3:-1]]
+    assert free.found_ties == ()
+    assert opened(free) is free
+
+
+def test_refined_lets_single_layers_go():
+    space = make_space(resnet20())
+    assert groups(refined(space, ())) == groups(space)
+    some = groups(refined(space, {"layer1.1.conv2", "layer3.0.conv2"}))
+    assert ("layer1.1.conv2",) in some
+    assert ("layer3.0.conv2",) in some
+    assert sorted(map(len, some)) == [1, 1, 1, 1, 4, 5, 5]
+    assert opened(space).variables == untied(space).variables
+
+
+@pytest.mark.parametrize("file", [{}, {"ties": "none"}, {"tie": [{"match": "layer1.*"}]}])
+def test_a_space_whose_ties_are_of_a_file_has_none_that_were_found(file):
+    space = space_of(**file)
+    assert space.found_ties == ()
+    assert opened(space) is space
 
 
 MIXED = {

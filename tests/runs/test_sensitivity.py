@@ -48,7 +48,8 @@ def space_and_scores(data):
 def test_it_comes_back_as_it_was_written_and_any_cut_is_damage(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("run")
     space, scores = space_and_scores(data)
-    told = replace(TOLD, scores=scores)
+    own = data.draw(st.none() | st.dictionaries(st.sampled_from([v.name for v in space.variables]), st.floats(-9, 9)))
+    told = replace(TOLD, scores=scores, own_rates=own)
     told.write(folder)
     assert read_sensitivity(folder, space, FINGERPRINT | {"strategy": "supernet", "format": "3"}) == told
     whole = (folder / FILE).read_bytes()
@@ -84,6 +85,15 @@ def test_a_score_that_cannot_be_is_damage(tmp_path, change):
     body = json.loads((tmp_path / FILE).read_text())
     body["scores"][0] |= change
     (tmp_path / FILE).write_text(json.dumps(body))
+    with pytest.raises(DamagedError):
+        read_sensitivity(tmp_path, space_of(5, 5), FINGERPRINT)
+
+
+@pytest.mark.parametrize("own", [{"layer7": 3.5}, {"layer0": "x"}, ["layer0"], None])
+def test_a_rate_of_its_own_that_cannot_be_is_damage(tmp_path, own):
+    replace(TOLD, own_rates={}).write(tmp_path)
+    body = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps(body | {"own_rates": own}))
     with pytest.raises(DamagedError):
         read_sensitivity(tmp_path, space_of(5, 5), FINGERPRINT)
 
