@@ -12,8 +12,9 @@ from flexor_search import api
 from flexor_search.asking import Question
 from flexor_search.files import write_atomically
 from flexor_search.planning import Allocation
-from flexor_search.runs import Run
+from flexor_search.runs import Measurement, Run
 from flexor_search.studying.rows import Row
+from flexor_search.tuning import Silent
 
 if TYPE_CHECKING:
     from flexor_search.studying.work import StudyQuestion
@@ -23,7 +24,12 @@ SEARCH_SEEDS = 3
 
 
 def searched_allocations(
-    rows: Sequence[Row], asked: "StudyQuestion", folder: Path, device: str, tell: Callable[[str], None]
+    rows: Sequence[Row],
+    asked: "StudyQuestion",
+    folder: Path,
+    device: str,
+    tell: Callable[[str], None],
+    check_time: Callable[[], None],
 ) -> dict[str, Allocation]:
     """Search for the budgets of rows, or look up what was found.
 
@@ -35,6 +41,7 @@ def searched_allocations(
         folder: of the study's results; the runs are in searches/ there.
         device: where to train.
         tell: is told of progress.
+        check_time: is called between trainings, and raises when the time is over; the run goes on in a later call.
 
     Returns:
         Name of a row -> what was chosen for it.
@@ -64,11 +71,22 @@ def searched_allocations(
                 jobs=asked.jobs,
                 device=device,
             )
-            api.search(question, place)
+            api.search(question, place, _Timed(check_time))
         for row in some:
             chosen = (place / f"allocation-{row.table.search}.json").read_text(encoding="utf-8")
             found[row.name] = Allocation.from_json(row.space.model, json.loads(chosen))
     return found
+
+
+class _Timed(Silent):
+    def __init__(self, check_time: Callable[[], None]) -> None:
+        self._check_time = check_time
+
+    def begin(self, what: str) -> None:
+        self._check_time()
+
+    def measured(self, measurement: Measurement, best: str) -> None:
+        self._check_time()
 
 
 def _is_complete(place: Path) -> bool:

@@ -161,7 +161,8 @@ class _Work:
         searching = [row for row in rows if row.table.search]
         if searching:
             self._check_time()
-        chosen = searched_allocations(searching, self.asked, self.book.folder, self.device, self.tell)
+        place = self.book.folder
+        chosen = searched_allocations(searching, self.asked, place, self.device, self.tell, self._check_time)
         return [replace(row, found=chosen.get(row.name)) for row in rows]
 
     def jobs(self, rows: Sequence[Row]) -> list[_Job]:

@@ -206,17 +206,44 @@ def test_another_recipe_is_another_training(finished, tmp_path):
     assert (row["seeds"], row["test"]) == ("1", "")
 
 
-def test_a_search_is_a_row(tmp_path):
-    row = '[[row]]\nname = "ours"\nworkload = "digits-convnet"\nsearch = "0.4bpw"\ntrials = 2\n'
-    (tmp_path / "study.toml").write_text(f'question = "?"\nseeds = 1\nrecipe = {{ epochs = 1 }}\n{row}')
-    asked = StudyQuestion(str(tmp_path), images=64, seeds=1, jobs=1)
-    assert run_study(asked, quiet)
-    told = []
+def write_searches(folder):
+    rows = [
+        f'[[row]]\nname = "ours {bits}"\nworkload = "digits-convnet"\nsearch = "{bits}bpw"\ntrials = 2\n'
+        for bits in (0.4, 0.6)
+    ]
+    (folder / "study.toml").write_text(f'question = "?"\nseeds = 1\nrecipe = {{ epochs = 1 }}\n{"".join(rows)}')
+    return StudyQuestion(str(folder), images=64, seeds=1, jobs=1)
+
+
+def test_rows_that_are_searched_share_one_run_of_all_their_budgets(tmp_path):
+    asked, told = write_searches(tmp_path), []
+    assert run_study(asked, told.append)
+    assert sum("searching at 0.4bpw,0.6bpw" in text for text in told) == 1
+    told.clear()
     assert run_study(asked, told.append)
     assert not any("searching" in text for text in told)
-    (found,) = rows_of(tmp_path / "table.csv")
-    assert float(found["bits_per_weight"]) <= 0.4
-    assert float(found["test"]) > 0
+    for found, most in zip(rows_of(tmp_path / "table.csv"), (0.4, 0.6), strict=True):
+        assert most - 0.2 < float(found["bits_per_weight"]) <= most
+        assert float(found["test"]) > 0
+
+
+def test_time_that_is_over_ends_a_search_between_two_trainings(tmp_path, monkeypatch):
+    asked, told = write_searches(tmp_path), []
+
+    def over(self):
+        if list(tmp_path.glob("searches/*/measurements.csv")):
+            raise work.OutOfTime
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work._Work, "_check_time", over)
+        assert not run_study(asked, told.append)
+    assert told[-1] == "the time is over; the same command goes on"
+    (lines,) = (rows_of(path) for path in tmp_path.glob("searches/*/measurements.csv"))
+    assert len(lines) == 1
+    assert run_study(asked, quiet)
+    (after,) = (rows_of(path) for path in tmp_path.glob("searches/*/measurements.csv"))
+    assert after[0] == lines[0]
+    assert len({(line["digest"], line["phase"], line["seed"]) for line in after}) == len(after)
 
 
 @pytest.mark.parametrize("name", ["paper-table-1", "paper-table-2"])
