@@ -155,7 +155,7 @@ def _with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 
 def device_of(device: str) -> str:
-    """What "auto" means here; any other is tried.
+    """What "auto" means here; any other is tried, and a GPU by number becomes the current one.
 
     Raises:
         UsageError: it cannot be used.
@@ -164,6 +164,8 @@ def device_of(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).item()
+        if torch.device(device).type == "cuda" and torch.device(device).index is not None:
+            torch.cuda.set_device(device)  # graphs are recorded, and kernels launched, on the current one
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
         raise UsageError(f"device: {device!r} cannot be used here: {reason}; try --device cpu") from error

@@ -20,7 +20,7 @@ from torch import nn
 from flexor_search.errors import TrainingError
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import quantize_
-from flexor_search.training import TrainResult, evaluate, seeded, train_together
+from flexor_search.training import TrainResult, evaluate, in_halves, seeded, train_together
 from flexor_search.tuning import MOST_TOGETHER, Silent, closed_recipe, models_at_a_time
 from flexor_search.workloads import Data, Workload
 
@@ -68,7 +68,12 @@ def train_table(
         if time.monotonic() - started > seconds:
             break
         part = waiting[start : start + width]
-        for job, model, result in zip(part, *_trained(part, task, data, recipe, device), strict=True):
+        trained = in_halves(lambda some: _trained(some, task, data, recipe, device), part)
+        failed: TrainingError | None = None
+        for job, (model, result) in zip(part, trained, strict=True):
+            if isinstance(result, TrainingError):
+                failed = failed or result
+                continue
             test = evaluate(model, data.test, device=device, recipe=Recipe())
             row = {
                 "name": job.name,
@@ -85,23 +90,21 @@ def train_table(
                 csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
                 file.flush()
                 os.fsync(file.fileno())
+        if failed is not None:
+            raise failed
     return rows
 
 
 def _trained(
     jobs: Sequence[Job], task: Workload, data: Data, recipe: Recipe, device: str
-) -> tuple[list[nn.Module], list[TrainResult]]:
-    """Models of the jobs, trained side by side."""
+) -> list[tuple[nn.Module, TrainResult | TrainingError]]:
+    """Models of the jobs, trained side by side, with what they came to."""
     models = []
     for job in jobs:
         with seeded(job.seed):
             models.append(quantize_(task.build(), job.allocation))
-    results = list[TrainResult]()
-    for result in train_together(models, data, recipe, seeds=[job.seed for job in jobs], device=device):
-        if isinstance(result, TrainingError):
-            raise result
-        results.append(result)
-    return models, results
+    results = train_together(models, data, recipe, seeds=[job.seed for job in jobs], device=device)
+    return list(zip(models, results, strict=True))
 
 
 def use_threads(threads: int) -> None:

@@ -41,13 +41,6 @@ def _path(name: str) -> str:
     return ".".join(parts[: numbered if numbered is not None else -1])
 
 
-def untied(space: SearchSpace) -> SearchSpace:
-    """The same space with every layer a choice of its own, in the order of the model."""
-    menus = {name: variable.menu for variable in space.variables for name in variable.layers}
-    names = [layer.name for layer in space.model.layers if layer.name in menus]
-    return _with(space, tuple(Variable((name,), menus[name]) for name in names))
-
-
 def tied(space: SearchSpace, groups: Sequence[Sequence[str]]) -> SearchSpace:
     """A space in which each group of layers is one choice.
 

@@ -76,9 +76,11 @@ class FlexorWeight(nn.Module):
                 straight_through=self.surrogate == "ste",
                 memory_format=self._memory_format(),
             )
-        if encrypted.is_cuda and (layer := self._gpu_layer()) is not None and can_run(encrypted, scale):
-            tensors = (encrypted, self.matrix, scale, self.s_tanh)
-            return gpu_weight(layer, *tensors, self.reference, memory_format=self._memory_format())
+        if encrypted.is_cuda and (layer := self._gpu_layer()) is not None:
+            memory_format = self._memory_format()
+            if can_run(layer, encrypted, scale, memory_format):
+                tensors = (encrypted, self.matrix, scale, self.s_tanh)
+                return gpu_weight(layer, *tensors, self.reference, memory_format=memory_format)
         weight = self.reference(encrypted, scale)
         if torch._C._are_functorch_transforms_active():  # they know one format
             return weight

@@ -1,6 +1,6 @@
 """A layer's weight on the processor in one pass each way: `surrogate` and `sum_of_planes`, compiled.
 
-The pure formulas of `surrogate` remain the reference and every other route: GPUs, other dtypes, torch.compile,
+The pure formulas of `surrogate` remain the reference and every other route: other dtypes, torch.compile,
 torch.func, export. The forward here has the same bits as theirs; gradients differ in rounding, no more. Only the inputs
 are saved for the backward pass: signs are cheaper to compute again than to write and read.
 """
@@ -77,8 +77,8 @@ def can_fuse(encrypted: Tensor, scale: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and not torch._C._get_tracing_state()
-        and type(encrypted) in _PLAIN
-        and type(scale) in _PLAIN
+        and type(encrypted) in PLAIN
+        and type(scale) in PLAIN
         and encrypted.device.type == "cpu"
         and scale.device.type == "cpu"
         and encrypted.dtype == torch.float32
@@ -173,7 +173,7 @@ def gradients_by(reference: Reference, encrypted: Tensor, scale: Tensor, grad: T
     return tuple(next(found) if tensor.requires_grad else None for tensor in (encrypted, scale))
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)  # not those of tracing, which hold no numbers
+PLAIN = (Tensor, torch.nn.Parameter)  # not those of tracing, which hold no numbers
 
 
 @lru_cache(maxsize=1)

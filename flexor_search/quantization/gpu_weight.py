@@ -1,8 +1,9 @@
 """A layer's weight on a GPU in one kernel, and its gradients in another: what `fused` is on the processor.
 
 The pure formulas take some 25 launches a layer, and on a small model launches are what a step costs. The forward has
-the same bits as theirs; gradients differ in rounding, no more. Before the kernels are used for the first time they are
-compared with the formulas on the device; where Triton is missing, cannot compile or is wrong, the formulas remain.
+the same bits as theirs; gradients differ in rounding, no more. Before the kernels of a kind of layer are used for the
+first time they are compared with the formulas on the device; where Triton is missing, cannot compile or is wrong, the
+formulas remain.
 """
 
 import functools
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from flexor_search.planning import LayerShape, LayerSpec
 from flexor_search.planning.allocation import slices_of
-from flexor_search.quantization.fused import Reference, gradients_by
+from flexor_search.quantization.fused import PLAIN, Reference, gradients_by
 from flexor_search.quantization.surrogate import decode_signs
 
 _LARGEST = 128
@@ -55,11 +56,29 @@ class GpuLayer:
             *(layer.out_channels, slice_order == "consecutive", surrogate == "ste"),
         )
 
+    def kind(self, memory_format: torch.memory_format, dtype: torch.dtype) -> "_Kind":
+        """What of a layer is compiled into its kernels."""
+        sizes = _padded(self.n_in), _padded(self.n_out)
+        return _Kind(*sizes, self.n_planes, self.consecutive, self.straight_through, memory_format, dtype)
 
-def can_run(encrypted: Tensor, scale: Tensor) -> bool:
+
+@dataclass(frozen=True)
+class _Kind:
+    n_in: int
+    n_out: int
+    n_planes: int
+    consecutive: bool
+    straight_through: bool
+    memory_format: torch.memory_format
+    dtype: torch.dtype
+
+
+def can_run(layer: GpuLayer, encrypted: Tensor, scale: Tensor, memory_format: torch.memory_format) -> bool:
     """Whether the kernels can take these tensors, here and now: else the pure formulas are to be used."""
     return (
-        encrypted.is_cuda
+        type(encrypted) in PLAIN
+        and type(scale) in PLAIN
+        and encrypted.is_cuda
         and scale.is_cuda
         and encrypted.dtype == scale.dtype == torch.float32
         and encrypted.is_contiguous()
@@ -68,7 +87,7 @@ def can_run(encrypted: Tensor, scale: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch._C._get_tracing_state()
         and not torch._C._are_functorch_transforms_active()
-        and _proven(encrypted.device)
+        and _proven(layer.kind(memory_format, _dtype(encrypted.device)), encrypted.device)
     )
 
 
@@ -96,8 +115,7 @@ def gpu_weight(
     Returns:
         Of the layer's weight shape, in float32; under autocast in its dtype, in which it would be used anyway.
     """
-    low = torch.is_autocast_enabled(encrypted.device.type)
-    dtype = torch.get_autocast_dtype(encrypted.device.type) if low else torch.float32
+    dtype = _dtype(encrypted.device)
     result = _GpuWeight.apply(encrypted, matrix, scale, s_tanh, layer, reference, memory_format, dtype)
     assert isinstance(result, Tensor)
     return result
@@ -161,12 +179,19 @@ def _padded(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
-@functools.lru_cache(maxsize=8)
-def _proven(device: torch.device) -> bool:
-    """Whether the kernels compile here and agree with the pure formulas; tried once."""
+def _dtype(device: torch.device) -> torch.dtype:
+    """Of weights: autocast's where it is on."""
+    low = torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if low else torch.float32
+
+
+@functools.lru_cache(maxsize=256)
+def _proven(kind: _Kind, device: torch.device) -> bool:
+    """Whether the kernels of a kind of layer compile here and agree with the pure formulas; tried once."""
     try:
-        difference = _difference(device)
-    except Exception as error:  # no Triton, no C compiler for it, no such device
+        with torch.inference_mode(False), torch.enable_grad():
+            difference = _difference(kind, device)
+    except Exception as error:  # no Triton, no C compiler for it, too little shared memory for so large a tile
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         _log.info("weights are decoded by the plain formulas: %s", reason)
         return False
@@ -175,25 +200,40 @@ def _proven(device: torch.device) -> bool:
     return not difference
 
 
-def _difference(device: torch.device) -> str:
+_SHAPES = {
+    torch.contiguous_format: (6, 105),
+    torch.channels_last: (6, 5, 3, 7),
+    torch.channels_last_3d: (6, 5, 3, 7, 1),
+}
+
+
+def _difference(kind: _Kind, device: torch.device) -> str:
     """What the kernels make otherwise than the formulas, on one small layer; "" if nothing."""
     random = torch.Generator().manual_seed(0)
-    encrypted = torch.randn(1, 70, 5, generator=random).to(device).requires_grad_()
-    matrix = (torch.rand(1, 9, 5, generator=random) < 0.5).float().to(device)
-    scale = torch.rand(1, 6, generator=random).to(device).requires_grad_()
-    grad, s_tanh = torch.randn(6, 105, generator=random).to(device), torch.tensor(3.0, device=device)
-    layer = GpuLayer((6, 105), 70, 5, 9, 1, 6, False, False)
+    n_in, n_out, shape = kind.n_in - 3, kind.n_out - 3, _SHAPES[kind.memory_format]
+    n_slices = math.ceil(math.prod(shape) / n_out)
+    encrypted = torch.randn(kind.n_planes, n_slices, n_in, generator=random).to(device).requires_grad_()
+    matrix = (torch.rand(kind.n_planes, n_out, n_in, generator=random) < 0.5).float().to(device)
+    scale = torch.rand(kind.n_planes, shape[0], generator=random).to(device).requires_grad_()
+    grad, s_tanh = torch.randn(shape, generator=random).to(device, kind.dtype), torch.tensor(3.0, device=device)
+    layer = GpuLayer(shape, n_slices, n_in, n_out, kind.n_planes, shape[0], kind.consecutive, kind.straight_through)
 
     def reference(encrypted: Tensor, scale: Tensor) -> Tensor:
-        return decode_signs(encrypted, matrix, s_tanh).flatten(1)[:, :630].view(6, 105) * scale[0, :, None]
+        signs = decode_signs(encrypted, matrix, s_tanh, "ste" if kind.straight_through else "flexor")
+        flat = (signs.transpose(1, 2) if kind.consecutive else signs).flatten(1)[:, : math.prod(shape)]
+        scales = scale.view(kind.n_planes, shape[0], *(1,) * (len(shape) - 1))
+        weight = flat.view(kind.n_planes, *shape)[0] * scales[0]
+        for plane in range(1, kind.n_planes):
+            weight = weight + flat.view(kind.n_planes, *shape)[plane] * scales[plane]
+        return weight.to(kind.dtype)
 
-    with torch.autocast(device.type, enabled=False), torch.enable_grad():
-        formulas = reference(encrypted, scale)
-        kernels = gpu_weight(layer, encrypted, matrix, scale, s_tanh, reference)
+    with torch.autocast(device.type, kind.dtype, enabled=kind.dtype != torch.float32):
+        kernels = gpu_weight(layer, encrypted, matrix, scale, s_tanh, reference, memory_format=kind.memory_format)
+    formulas = reference(encrypted, scale)
     if not torch.equal(formulas, kernels):
         return "other weights"
     wanted, found = (torch.autograd.grad(weight, (encrypted, scale), grad) for weight in (formulas, kernels))
     for name, a, b in zip(("encrypted weights", "scales"), wanted, found, strict=True):
-        if not torch.allclose(a, b, rtol=1e-4, atol=1e-5):
+        if not torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(1 + a.abs().max())):
             return f"other gradients of {name}"
     return ""

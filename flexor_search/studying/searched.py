@@ -10,8 +10,9 @@ import tomli_w
 
 from flexor_search import api
 from flexor_search.asking import Question
+from flexor_search.errors import RunError
 from flexor_search.files import write_atomically
-from flexor_search.planning import Allocation
+from flexor_search.planning import Allocation, Budget
 from flexor_search.runs import Measurement, Run
 from flexor_search.studying.rows import Row
 from flexor_search.tuning import Silent
@@ -54,7 +55,9 @@ def searched_allocations(
         runs.setdefault((row.table.workload, tomli_w.dumps(recipe), row.table.trials), []).append(row)
     found: dict[str, Allocation] = {}
     for (workload, recipe_toml, trials), some in runs.items():
-        budgets = ",".join(dict.fromkeys(str(row.table.search) for row in some))
+        wanted = {row.name: Budget.parse(str(row.table.search)) for row in some}
+        asked_for = Budget.parse_list(",".join(budget.text for budget in wanted.values()))
+        budgets = ",".join(budget.text for budget in asked_for)
         digest = hashlib.sha256(f"{recipe_toml} {trials} {budgets}".encode()).hexdigest()[:8]
         place = folder / "searches" / f"{workload}-{digest}"
         if not _is_complete(place):
@@ -73,8 +76,11 @@ def searched_allocations(
             )
             api.search(question, place, _Timed(check_time))
         for row in some:
-            chosen = (place / f"allocation-{row.table.search}.json").read_text(encoding="utf-8")
-            found[row.name] = Allocation.from_json(row.space.model, json.loads(chosen))
+            same = next(b for b in asked_for if (b.kind, b.value) == (wanted[row.name].kind, wanted[row.name].value))
+            path = place / f"allocation-{same.text}.json"
+            if not path.exists():
+                raise RunError(f"study: {path} is missing from a finished search; delete {place} to search again")
+            found[row.name] = Allocation.from_json(row.space.model, json.loads(path.read_text(encoding="utf-8")))
     return found
 
 

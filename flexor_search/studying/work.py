@@ -34,6 +34,7 @@ from flexor_search.training import (
     TrainResult,
     check_fits,
     evaluate,
+    in_halves,
     seeded,
     train_together,
 )
@@ -158,11 +159,13 @@ class _Work:
 
     def with_searches(self, rows: Sequence[Row]) -> list[Row]:
         """The rows with what their searches chose; those that are done are looked up."""
-        searching = [row for row in rows if row.table.search]
-        if searching:
-            self._check_time()
+        if not any(row.table.search for row in rows):
+            return list(rows)
+        self._check_time()
+        # Those of all rows, whichever are wanted now: a search of fewer budgets would be another search.
+        every = [row for row in plan_rows(self.study, self.asked.epochs) if row.table.search]
         place = self.book.folder
-        chosen = searched_allocations(searching, self.asked, place, self.device, self.tell, self._check_time)
+        chosen = searched_allocations(every, self.asked, place, self.device, self.tell, self._check_time)
         return [replace(row, found=chosen.get(row.name)) for row in rows]
 
     def jobs(self, rows: Sequence[Row]) -> list[_Job]:
@@ -195,7 +198,8 @@ class _Work:
             width = self._width(group[0], data, recipe)
             for start in range(0, len(group), width):
                 self._check_time()
-                self._train_some(group[start : start + width], data, recipe)
+                some = group[start : start + width]
+                in_halves(lambda jobs, d=data, r=recipe: self._train_some(jobs, d, r), some)
 
     def read_test(self, jobs: Sequence[_Job]) -> None:
         """Read the test set once with each trained model that has not been."""
@@ -229,7 +233,8 @@ class _Work:
             return self.asked.jobs or 1
         return models_at_a_time(job.row.task.build, data, recipe, self.device, job.allocation, MOST_TOGETHER)
 
-    def _train_some(self, jobs: Sequence[_Job], data: Data, recipe: Recipe) -> None:
+    def _train_some(self, jobs: Sequence[_Job], data: Data, recipe: Recipe) -> list[TrainResult | TrainingError]:
+        """Train jobs side by side, and write them down."""
         models = [job.fresh(recipe) for job in jobs]
         watch = self._watch if self._ends < math.inf else None
         results = train_together(
@@ -243,6 +248,7 @@ class _Work:
         )
         for job, model, result in zip(jobs, models, results, strict=True):
             self._write_down(job, model, result, data)
+        return results
 
     def _write_down(self, job: _Job, model: nn.Module, result: TrainResult | TrainingError, data: Data) -> None:
         score, state, reason = Score(math.nan, math.nan), DONE, ""

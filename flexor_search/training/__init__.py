@@ -12,7 +12,7 @@ from flexor_search.training.shared import (
     shared_model,
     train_shared,
 )
-from flexor_search.training.together import train_together
+from flexor_search.training.together import in_halves, train_together
 from flexor_search.training.trainer import train
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "check_learned",
     "choose",
     "evaluate",
+    "in_halves",
     "is_open",
     "resolve_precision",
     "say_nothing",

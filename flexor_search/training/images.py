@@ -95,7 +95,7 @@ class TrainImages:
     """A training split as a training uses it.
 
     Attributes:
-        split: where its images lie: on the device, or pinned in memory where they do not fit there.
+        split: where its images lie: on the device, or in memory where they do not fit there.
         device: where batches are wanted.
         augmentation: as in Recipe.
 
@@ -119,12 +119,11 @@ class TrainImages:
                 f'{tuple(split.images.shape[1:])}; set augmentation = "none" in the recipe'
             )
         place = torch.device(device)
-        if place.type != "cuda" or split.labels.device.type == "cuda":
-            return cls(split.to(place), place, recipe.augmentation)
-        free_bytes, _ = torch.cuda.mem_get_info(place)
-        if fits(split, free_bytes):
-            return cls(split.to(place), place, recipe.augmentation)
-        return cls(split.pinned(), place, recipe.augmentation)
+        if split.labels.device.type == place.type:
+            return cls(split, place, recipe.augmentation)
+        if place.type != "cuda" or fits(split, torch.cuda.mem_get_info(place)[0]):
+            split = split.to(place)
+        return cls(split, place, recipe.augmentation)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -157,8 +156,6 @@ class TrainImages:
 
     def batch(self, order: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
         """Images and labels, augmented, as float32, on the device."""
-        if isinstance(self.split, FileSplit):
-            return self._ready(*self.split.read(order, moves))
         images, labels = self.split.images[order], self.split.labels[order]
         if self.augmentation != "none":
             images = moved(images, moves)
@@ -171,10 +168,13 @@ class TrainImages:
 
 def _check_files(split: Split, recipe: Recipe) -> None:
     if not isinstance(split, FileSplit):
-        raise DataError(f"data: augmentation {IN_FILES!r} needs images in files; the recipe's may be crop-flip")
+        raise DataError(
+            f"data: augmentation {IN_FILES!r} needs images in files; set augmentation = 'crop-flip' in the recipe"
+        )
     if recipe.augmentation not in ("none", IN_FILES):
         raise DataError(
-            f"data: images in files are augmented by {IN_FILES!r} or by none; the recipe has {recipe.augmentation!r}"
+            f"data: images in files are augmented by {IN_FILES!r} or by none, got {recipe.augmentation!r}; set "
+            f"augmentation = {IN_FILES!r} in the recipe"
         )
 
 

@@ -1,6 +1,6 @@
 """A recipe's optimizer, over all that a model trains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,56 +11,36 @@ from flexor_search.quantization import FlexorWeight, SharedWeight, shared_s_tanh
 
 
 def optimizer_of(model: nn.Module, recipe: Recipe, device: str) -> torch.optim.Optimizer:
-    """The recipe's optimizer over all parameters of one model."""
+    """The recipe's optimizer over all parameters of a model; on a GPU one whose steps can be recorded."""
     kinds = (FlexorWeight, SharedWeight)
     quantized = [m for m in model.modules() if isinstance(m, ParametrizationList) and isinstance(m[0], kinds)]
     ids = {id(weight.original0) for weight in quantized}
-    parameters = list(model.parameters())
-    encrypted = [p for p in parameters if id(p) in ids]
-    optimizer = make_optimizer(encrypted, [p for p in parameters if id(p) not in ids], recipe, device)
-    if recipe.clip and (s_tanh := shared_s_tanh(model)) is not None:
-        clip_after_steps(optimizer, lambda: encrypted, s_tanh, recipe.clip)
-    return optimizer
-
-
-def make_optimizer(
-    encrypted: Sequence[Tensor], others: Sequence[Tensor], recipe: Recipe, device: str
-) -> torch.optim.Optimizer:
-    """The recipe's optimizer; on a GPU one whose steps can be recorded.
-
-    Args:
-        encrypted: encrypted weights.
-        others: all other parameters.
-        recipe: which of them its weight decay touches, and everything else.
-        device: where they are; on a GPU the optimizer's step can be recorded.
-    """
-    touched = {"all": [*encrypted, *others], "encrypted": [*encrypted], "none": []}[recipe.decay]
-    free = {"all": [], "encrypted": [*others], "none": [*encrypted, *others]}[recipe.decay]
+    encrypted = [p for p in model.parameters() if id(p) in ids]
+    others = [p for p in model.parameters() if id(p) not in ids]
+    touched = {"all": [*encrypted, *others], "encrypted": encrypted, "none": []}[recipe.decay]
+    free = {"all": [], "encrypted": others, "none": [*encrypted, *others]}[recipe.decay]
     groups = [{"params": touched, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     on_gpu = device.startswith("cuda")
     rate = torch.tensor(recipe.learning_rate, device=device) if on_gpu else recipe.learning_rate
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
-    return torch.optim.Adam(groups, lr=rate, fused=True, capturable=on_gpu)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
+    else:
+        optimizer = torch.optim.Adam(groups, lr=rate, fused=True, capturable=on_gpu)
+    if recipe.clip and (s_tanh := shared_s_tanh(model)) is not None:
+        _clip_after_steps(optimizer, encrypted, s_tanh, recipe.clip)
+    return optimizer
 
 
-def clip_after_steps(
-    optimizer: torch.optim.Optimizer, encrypted: Callable[[], Sequence[Tensor]], s_tanh: Tensor, clip: float
+def _clip_after_steps(
+    optimizer: torch.optim.Optimizer, encrypted: Sequence[Tensor], s_tanh: Tensor, clip: float
 ) -> None:
-    """Keep encrypted weights within +- clip / s_tanh after every step of an optimizer, recorded ones too.
-
-    Args:
-        optimizer: of the encrypted weights.
-        encrypted: gives them; asked anew after every step.
-        s_tanh: the slope, a scalar tensor that follows its schedule in place.
-        clip: as in Recipe.
-    """
+    """Keep encrypted weights within +- clip / s_tanh after every step of an optimizer, recorded ones too."""
 
     @torch.no_grad()
     def after(*_: object) -> None:
         most = clip / s_tanh
-        for tensor in encrypted():
+        for tensor in encrypted:
             tensor.clamp_(min=-most, max=most)
 
     optimizer.register_step_post_hook(after)

@@ -122,11 +122,11 @@ def logits_of(model: nn.Module, images: Tensor, recipe: Recipe, device: str, *, 
     return logits.float() if as_float else logits
 
 
-def losses(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def losses(outputs: Tensor, targets: Tensor) -> Tensor:
     """The loss of each image, shape (n,): cross-entropy of integer labels, mean squared error of float targets."""
     if targets.is_floating_point():
         return (outputs - targets).square().mean(1)
-    return functional.cross_entropy(outputs, targets, reduction="none", label_smoothing=label_smoothing)
+    return functional.cross_entropy(outputs, targets, reduction="none")
 
 
 def training_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: str) -> Tensor:

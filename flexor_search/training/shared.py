@@ -1,9 +1,9 @@
 """Train a shared network once, and judge every allocation on it.
 
 Each step trains one or several paths, an allocation each. Under "random" it is one, every menu entry drawn with equal
-probability; under "level" one whose entries lie around a common place in their menus; under "sandwich" the largest, the
-smallest and a random one, whose mean loss is what the step lowers. Paths are drawn from torch's generator, which
-checkpoints keep: a training that goes on draws what it would have drawn.
+probability; under "sandwich" the largest, the smallest and a random one, whose mean loss is what the step lowers.
+Paths are drawn from torch's generator, which checkpoints keep: a training that goes on draws what it would have
+drawn.
 
 An allocation is judged with batch-norm statistics of its own, estimated anew on a few fixed batches of training images:
 those that training leaves behind are a mixture over all allocations. Where the model is a plain sequence, what the
@@ -26,14 +26,12 @@ from flexor_search.planning.space import Profile
 from flexor_search.quantization import set_profile, share_, shared_weights
 from flexor_search.training.checkpoint import Checkpoint
 from flexor_search.training.score import EVALUATION_BATCH, Score, logits_of, seeded, training_loss
-from flexor_search.training.trainer import Training
+from flexor_search.training.trainer import Training, placed
 from flexor_search.workloads import Data
 
-PATHS = ("random", "level", "sandwich")
+PATHS = ("random", "sandwich")
 STATISTICS_BATCHES = 4
 """Batches of training images that batch-norm statistics are estimated on."""
-_SPREAD = 0.25
-"""Of the places in their menus, 0 to 1, that a path of "level" takes around a common one."""
 _CACHE_BYTES = 1 << 30
 """What activations that are kept may take, at most."""
 
@@ -70,7 +68,7 @@ def train_shared(
     *,
     seed: int,
     device: str = "cpu",
-    paths: str = "sandwich",
+    paths: str = "random",
     checkpoint: Checkpoint | None = None,
 ) -> SharedResult:
     """Train a shared network in place.
@@ -91,9 +89,7 @@ def train_shared(
     """
     if paths not in PATHS:
         raise ValueError(f"paths: must be one of {', '.join(PATHS)}, got {paths!r}")
-    model.to(device)
-    if recipe.memory_format == "channels_last" and data.train.images.dim() == 4:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    placed(model, data, recipe, device)
 
     def losses(images: Tensor, labels: Tensor) -> Tensor:
         drawn = _draw(space, paths)
@@ -202,9 +198,6 @@ def score_profiles(scorer: ProfileScorer, profiles: Sequence[Profile]) -> Iterat
 
 def _draw(space: SearchSpace, paths: str) -> list[Profile]:
     menus = [len(variable.menu) for variable in space.variables]
-    if paths == "level":
-        level = torch.rand(()) + _SPREAD * torch.randn(len(menus))
-        return [tuple(round(float(x) * (n - 1)) for x, n in zip(level.clamp(0, 1), menus, strict=True))]
     random = tuple(int(torch.randint(count, ())) for count in menus)
     if paths == "random":
         return [random]

@@ -6,9 +6,10 @@ asks the models to be alike and runs kernels that nobody tuned; here each model 
 values, and one that is stopped or fails is not missed by the others.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -20,6 +21,9 @@ from flexor_search.training.images import TrainImages
 from flexor_search.training.score import TrainResult, Watch, seeded
 from flexor_search.training.trainer import Training, placed
 from flexor_search.workloads import NO_OWN, Data, Own
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def train_together(
@@ -41,7 +45,8 @@ def train_together(
         data: `train` is learned from, `validation` scored; `test` is not touched.
         recipe: how, for all.
         seeds: of the order of images, one a model. Dropout draws from one generator for all of them: other numbers than
-            a model alone would, and others again after a restart from checkpoints.
+            a model alone would, others again after a restart from checkpoints, and on a GPU, where recorded steps of
+            several streams read that generator at the same time, others every time.
         device: "cpu" (which gains nothing by it), "cuda", ...
         on_epoch: one a model, as in `train`.
         route: how a step is done, as in `train`.
@@ -53,13 +58,13 @@ def train_together(
         `train_seconds` are its share of the time. All are left in evaluation mode.
     """
     if own.train is not None:
-        raise ValueError("own: a loop of one's own trains one model at a time")
+        raise ValueError("own: a loop of one's own trains one model at a time; use `train` for each")
     watches: Sequence[Watch | None] = on_epoch if on_epoch is not None else [None] * len(models)
     places: Sequence[Checkpoint | None] = checkpoints if checkpoints is not None else [None] * len(models)
     if not len(models) == len(seeds) == len(watches) == len(places):
         raise ValueError(
-            f"seeds, on_epoch, checkpoints: one a model, got {len(seeds)}, {len(watches)} and {len(places)} for "
-            f"{len(models)}"
+            f"seeds, on_epoch, checkpoints: give one a model, got {len(seeds)}, {len(watches)} and {len(places)} for "
+            f"{len(models)} models"
         )
     results: dict[int, TrainResult | TrainingError] = {}
     data = replace(data, train=TrainImages.of(data.train, recipe, device).split)  # placed once, not by each
@@ -74,6 +79,8 @@ def train_together(
                     own=own,
                 )
             members.append(_Member(index, training, training.stepwise(), own_stream))
+        for member in members:
+            member.training.start_clock()  # building the others is not its time
         while members:
             for member in members:
                 member.training.take_turns(len(members))
@@ -84,6 +91,21 @@ def train_together(
     for model in models:
         model.eval()
     return [results[index] for index in range(len(models))]
+
+
+def in_halves(work: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> list[R]:
+    """Do a work on items at a time, and on half of them at a time where memory does not last.
+
+    Raises:
+        MemoryError, torch.OutOfMemoryError: it does not last for one.
+    """
+    try:
+        return work(items)
+    except (MemoryError, torch.OutOfMemoryError):
+        if len(items) == 1:
+            raise
+    half = (len(items) + 1) // 2  # out of the handler: its error would hold on to what the device is short of
+    return [*in_halves(work, items[:half]), *in_halves(work, items[half:])]
 
 
 @dataclass(frozen=True)

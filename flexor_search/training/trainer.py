@@ -120,6 +120,10 @@ class Training:
         """From where it is to the end."""
         return next(result for result in self.stepwise() if result is not None)
 
+    def start_clock(self) -> None:
+        """Time counts from now on; what an earlier attempt took stays counted."""
+        self._started = time.perf_counter()
+
     def take_turns(self, count: int) -> None:
         """From now on so many trainings take turns: the time of each is that share of what passes."""
         self._before, self._started = self._seconds(), time.perf_counter()

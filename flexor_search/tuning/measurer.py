@@ -21,6 +21,7 @@ from flexor_search.training import (
     Score,
     TrainResult,
     evaluate,
+    in_halves,
     say_nothing,
     seeded,
     train,
@@ -178,33 +179,29 @@ class Measurer:
 
     def attempt_together(self, trials: Sequence[Trial], numbers: Sequence[int]) -> list[Measurement]:
         """The same for several of one phase, side by side; half as many at a time where memory does not last."""
-        if len(trials) == 1:
-            return [self.attempt(trials[0], numbers[0])]
+        return in_halves(self._side_by_side, list(zip(trials, numbers, strict=True)))
+
+    def _side_by_side(self, numbered: Sequence[tuple[Trial, int]]) -> list[Measurement]:
+        if len(numbered) == 1:
+            return [self.attempt(*numbered[0])]
+        trials = [trial for trial, _ in numbered]
         recipe, data = self._at_fidelity(trials[0].phase)
         models = [self._fresh(trial.candidate.allocation, recipe, trial.seed) for trial in trials]
         rungs: list[dict[int, float]] = [{} for _ in trials]
-        try:
-            results = train_together(
-                *(models, data, recipe),
-                seeds=[trial.seed for trial in trials],
-                device=self.device,
-                on_epoch=[trial.watch(seen) for trial, seen in zip(trials, rungs, strict=True)],
-                route=self.route,
-                checkpoints=[self.checkpoint(trial) for trial in trials],
-                own=self.own,
-            )
-        except (MemoryError, torch.OutOfMemoryError):
-            results = None
-        if results is None:  # out of the handler: its error would hold on to what the device is short of
-            del models
-            half = (len(trials) + 1) // 2
-            parts = (slice(None, half), slice(half, None))
-            return [line for part in parts for line in self.attempt_together(trials[part], numbers[part])]
+        results = train_together(
+            *(models, data, recipe),
+            seeds=[trial.seed for trial in trials],
+            device=self.device,
+            on_epoch=[trial.watch(seen) for trial, seen in zip(trials, rungs, strict=True)],
+            route=self.route,
+            checkpoints=[self.checkpoint(trial) for trial in trials],
+            own=self.own,
+        )
         return [
             self.failed(trial, number, _first_line(result), seen)
             if isinstance(result, TrainingError)
             else self._ended(trial, number, model, result, seen)
-            for trial, number, model, result, seen in zip(trials, numbers, models, results, rungs, strict=True)
+            for (trial, number), model, result, seen in zip(numbered, models, results, rungs, strict=True)
         ]
 
     def failed(self, trial: Trial, number: int, reason: str, rungs: dict[int, float] | None = None) -> Measurement:

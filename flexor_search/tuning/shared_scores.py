@@ -39,7 +39,7 @@ from flexor_search.tuning.accuracy_model import SHARED_LOSS, AccuracyModel, Obse
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
 
-PATHS = "random"
+NETWORK_PATHS = "random"
 SCORES = 240
 """Allocations scored before the model proposes any; a space with no more is scored whole."""
 DRAWS = 6
@@ -170,10 +170,10 @@ def _trained(
         *(model, plan.opened, data, recipe),
         seed=plan.seed,
         device=measurer.device,
-        paths=PATHS,
+        paths=NETWORK_PATHS,
         checkpoint=Checkpoint(checkpoint, measurer.checkpoint_seconds, fingerprint, measurer.tell),
     )
-    network = {"paths": PATHS, "epochs": recipe.epochs, "images": len(data.train)}
+    network = {"paths": NETWORK_PATHS, "epochs": recipe.epochs, "images": len(data.train)}
     found = Sensitivity(fingerprint, network | {"train_seconds": round(result.train_seconds, 3)})
     try:
         write_checkpoint(weights, model.state_dict(), fingerprint)  # type: ignore[arg-type]

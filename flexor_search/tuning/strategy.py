@@ -67,7 +67,7 @@ def choose_course(
     name, why = _choice(asked, plan, search_phase, _COST * full_seconds, measurer)
     if name == DIRECT:
         return Course(name, f"strategy direct: {why}", plan, tuple(phases))
-    own = TRIALS if len(plan.budgets) == 1 else TRIALS_FOR_MANY
+    own = TRIALS if len(plan.budgets) == 1 else max(TRIALS_FOR_MANY, 2 * len(plan.budgets))
     plan = replace(plan, trials=trials_asked or min(own, plan.trials))
     shared = Phase(SHARED_PHASE, 1, confirm_phase.images, confirm_phase.epochs, _COST * full_seconds)
     confirm_phase = replace(confirm_phase, trainings=_confirmations(plan, confirm_phase))

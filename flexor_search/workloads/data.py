@@ -85,10 +85,6 @@ class Split:
         for part in (self.images, self.labels):
             yield part.contiguous().numpy().tobytes()
 
-    def pinned(self) -> "Split":
-        """The same split in memory that a GPU copies from without waiting."""
-        return Split(self.name, self.images.pin_memory(), self.labels.pin_memory(), self.mean, self.std)
-
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Images as float32, and labels."""
         return self.normalized(self.images[index]), self.labels[index]

@@ -67,10 +67,6 @@ class FileSplit(Split):
         """Itself: files lie where they lie."""
         return self
 
-    def pinned(self) -> "FileSplit":
-        """Itself."""
-        return self
-
     def chosen(self, index: Tensor) -> "FileSplit":
         """Some of its images, in that order."""
         images = torch.empty((len(index), *self.images.shape[1:]), dtype=torch.uint8, device="meta")

@@ -14,6 +14,7 @@ from .models import LAYERS, encrypted_and_scale, quantize_all, randomize, specs
 from .test_fused import wide_specs
 
 pytest.importorskip("triton", reason="needs Triton, which comes with torch for GPUs")
+KIND = gpu_weight._Kind(16, 32, 1, False, False, torch.contiguous_format, torch.float32)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:triton")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -109,25 +110,33 @@ def test_kernels_that_are_wrong_or_do_not_compile_are_not_used(monkeypatch, capl
     monkeypatch.setattr(gpu_weight, "_launch", wrong)
     gpu_weight._proven.cache_clear()
     with caplog.at_level("INFO", "flexor_search"):
-        assert not gpu_weight._proven(torch.device(DEVICE))
+        assert not gpu_weight._proven(KIND, torch.device(DEVICE))
     assert "weights are decoded by the plain formulas" in caplog.text
     gpu_weight._proven.cache_clear()
 
 
-def test_kernels_are_proven_here():
+@pytest.mark.parametrize("n_planes", [1, 3])
+@pytest.mark.parametrize("consecutive", [False, True])
+@pytest.mark.parametrize("straight_through", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last, torch.channels_last_3d])
+def test_kernels_of_every_kind_are_proven_here(n_planes, consecutive, straight_through, memory_format):
     gpu_weight._proven.cache_clear()
-    assert gpu_weight._difference(torch.device(DEVICE)) == ""
+    kind = gpu_weight._Kind(16, 32, n_planes, consecutive, straight_through, memory_format, torch.float32)
+    with torch.inference_mode():  # whatever the first forward is in
+        assert gpu_weight._proven(kind, torch.device(DEVICE))
+    assert gpu_weight._difference(kind, torch.device(DEVICE)) == ""
 
 
 def test_tensors_on_the_processor_are_left_to_its_own_loops():
-    assert not can_run(torch.zeros(1, 2, 3), torch.zeros(1, 2))
+    layer = GpuLayer((2, 3), 2, 3, 4, 1, 2, False, False)
+    assert not can_run(layer, torch.zeros(1, 2, 3), torch.zeros(1, 2), torch.contiguous_format)
 
 
 @pytest.mark.gpu
 @needs_gpu
 def test_on_a_gpu_the_layer_itself_uses_them(monkeypatch):
     layer = quantize_all(nn.Conv2d(5, 7, 3), LayerSpec(n_in=6)).cuda()
-    assert gpu_weight._proven(torch.device("cuda", 0))
+    layer(torch.randn(2, 5, 8, 8, device="cuda"))  # proves the kernels first
     launch, launched = gpu_weight._launch, []
 
     def noted(name, *tensors, **options):

@@ -161,7 +161,7 @@ def test_dropout_differs_from_model_to_model_and_is_the_same_every_time():
 )
 def test_seeds_watches_and_checkpoints_are_one_a_model(changes, counts):
     given = {"seeds": (0, 1)} | changes
-    with pytest.raises(ValueError, match=f"seeds, on_epoch, checkpoints: one a model, got {counts} for 2"):
+    with pytest.raises(ValueError, match=f"seeds, on_epoch, checkpoints: give one a model, got {counts} for 2 models"):
         train_together([nn.Linear(6, 2) for _ in range(2)], one_point(), RECIPE, **given)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from flexor_search.planning import make_space
 from flexor_search.planning.space_file import SpaceFile
-from flexor_search.planning.ties import found_ties, opened, refined, untied
+from flexor_search.planning.ties import found_ties, opened, refined
 from flexor_search.runs import SEARCH
 from flexor_search.runs.sensitivity import FILE, Sensitivity, SharedScore, identity, read_sensitivity
 from flexor_search.tuning import SHARED, Observation, SearchPlan, fit_accuracy_model, search, shared_scores
@@ -24,7 +24,7 @@ from .models import RECIPE, FakeMeasurer, Recorder, budgets, measurer_in, space_
 from .test_supernet_strategy import PHASES
 
 MODEL = model_of(*(layer(f"blocks.{i}", 40, 40) for i in range(6)), *(layer(f"head.{i}", 20, 40) for i in range(2)))
-SPACE = untied(make_space(MODEL, SpaceFile.model_validate({"keep": [], "ties": "found"})))
+SPACE = opened(make_space(MODEL, SpaceFile.model_validate({"keep": [], "ties": "found"})))
 GROUPS = found_ties(MODEL.layers)
 BUDGET = budgets("0.5bpw")
 
