@@ -20,11 +20,19 @@ from torch import nn
 from flexor_search.errors import TrainingError
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import quantize_
-from flexor_search.training import TrainResult, evaluate, in_halves, seeded, train_together
+from flexor_search.training import Score, TrainResult, evaluate, in_halves, seeded, train_together
 from flexor_search.tuning import MOST_TOGETHER, Silent, closed_recipe, models_at_a_time
 from flexor_search.workloads import Data, Workload
 
-COLUMNS = ("name", "seed", "label", "bits_per_weight", "val_accuracy", "test_accuracy", "train_seconds")
+COLUMNS: tuple[str, ...] = (
+    "name",
+    "seed",
+    "label",
+    "bits_per_weight",
+    "val_accuracy",
+    "test_accuracy",
+    "train_seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,7 @@ def train_table(
     waiting = [job for job in jobs if (job.name, job.seed) not in done]
     if not waiting or seconds <= 0:
         return rows
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    begin_table(path, rows)
     first = waiting[0].allocation
     recipe = closed_recipe(task.build, data, task.recipe, device, first, {}, Silent())
     on_gpu = device == "cuda"
@@ -74,25 +79,37 @@ def train_table(
             if isinstance(result, TrainingError):
                 failed = failed or result
                 continue
-            test = evaluate(model, data.test, device=device, recipe=Recipe())
-            row = {
-                "name": job.name,
-                "seed": str(job.seed),
-                "label": job.allocation.label,
-                "bits_per_weight": f"{job.allocation.bits_per_weight:g}",
-                "val_accuracy": f"{result.validation.accuracy:.4f}",
-                "test_accuracy": f"{test.accuracy:.4f}",
-                "train_seconds": f"{result.train_seconds:.1f}",
-            }
-            rows.append(row)
-            print(*row.values(), flush=True)
-            with path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
-                file.flush()
-                os.fsync(file.fileno())
+            rows.append(add_row(path, job, result, evaluate(model, data.test, device=device, recipe=Recipe())))
         if failed is not None:
             raise failed
     return rows
+
+
+def begin_table(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Write the file anew with these rows, which are those that `read_table` found whole."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def add_row(path: Path, job: Job, result: TrainResult, test: Score) -> dict[str, str]:
+    """What a finished training came to: printed, and on disk when this returns."""
+    row = {
+        "name": job.name,
+        "seed": str(job.seed),
+        "label": job.allocation.label,
+        "bits_per_weight": f"{job.allocation.bits_per_weight:g}",
+        "val_accuracy": f"{result.validation.accuracy:.4f}",
+        "test_accuracy": f"{test.accuracy:.4f}",
+        "train_seconds": f"{result.train_seconds:.1f}",
+    }
+    print(*row.values(), flush=True)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+        file.flush()
+        os.fsync(file.fileno())
+    return row
 
 
 def _trained(

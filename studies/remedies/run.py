@@ -1,0 +1,257 @@
+"""Do the untried remedies help a systematic code at low rates? digits-convnet, uniform at 4/20 and 8/20.
+
+python studies/remedies/run.py [--seconds 1500] [--seeds 10]
+python studies/remedies/run.py --seconds 0       # only print what is there
+
+Each remedy changes one thing of the base: a systematic code drawn with the training's seed, the workload's recipe. Seed
+after seed, so that whenever it is stopped all have been trained equally often, but for the last seed. One process.
+"""
+
+import argparse
+import functools
+import itertools
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from train_table import (
+    Job,
+    add_row,
+    begin_table,
+    mean_and_error,
+    points,
+    read_table,
+    use_threads,
+)
+
+from flexor_search.codes import XorCode, make_code
+from flexor_search.planning import LayerSpec, Recipe, full_precision, make_space
+from flexor_search.quantization import describe, quantize_
+from flexor_search.training import TrainResult, evaluate, seeded
+from flexor_search.training.score import training_loss
+from flexor_search.training.trainer import Training
+from flexor_search.workloads import Data, Workload, workload
+
+RATES, N_OUT = (4, 8), 20
+COLUMNS = ("val_accuracy", "test_accuracy")
+TEMPERATURE = 2.0
+"""Of the distillation, whose loss is half cross-entropy and half Kullback-Leibler divergence from the teacher."""
+WORDS, PROPOSALS, UNEVEN = 1024, 300, 0.02
+"""Of the covering search: random words, proposed rows, and what a tap more between most and least used input costs."""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What is done otherwise than in the base.
+
+    Attributes:
+        name: for the table.
+        family: of the code.
+        times: n_in and n_out times this.
+        covering: taps that a row chosen by covering may have at most; 0: rows as they are drawn.
+        recipe: fields of the recipe.
+        distilled: whether the full-precision model of the same seed teaches.
+        tuned: whether training starts from that model's weights.
+    """
+
+    name: str
+    family: str = "systematic"
+    times: int = 1
+    covering: int = 0
+    recipe: dict[str, Any] = field(default_factory=dict)
+    distilled: bool = False
+    tuned: bool = False
+
+    def spec(self, n_in: int, seed: int) -> LayerSpec:
+        """What every searched layer is stored as."""
+        if self.covering:
+            return LayerSpec.from_code(covering_code(n_in, N_OUT, min(self.covering, n_in), seed))
+        return LayerSpec(self.family, n_in * self.times, N_OUT * self.times, code_seed=seed)
+
+
+BASE, FULL = "base", "full precision"
+REMEDIES = (
+    Remedy(BASE),
+    Remedy("covering, 2 taps", covering=2),
+    Remedy("covering, any taps", covering=N_OUT),
+    Remedy("n_out 40", times=2),
+    Remedy("n_out 80", times=4),
+    Remedy("distilled", distilled=True),
+    Remedy("fine-tuned", tuned=True),
+    Remedy("both", distilled=True, tuned=True),
+    Remedy("warm-up 0.5", recipe={"warmup": 0.5}),
+    Remedy("s_tanh from 1", recipe={"s_tanh_start": 1.0}),
+    Remedy("dense", family="dense"),
+)
+
+
+ORDER = [FULL, *(f"{n_in}/{N_OUT} {remedy.name}" for n_in in RATES for remedy in REMEDIES)]
+
+
+@functools.cache
+def covering_code(n_in: int, n_out: int, most_taps: int, seed: int) -> XorCode:
+    """A systematic code whose XOR rows are chosen so that random words lie near it.
+
+    From the rows of `make_code`, rows are proposed in turn and at random and kept where they lower the mean distance of
+    the words to their nearest codewords, in bits, plus a little for inputs used unevenly.
+    """
+    stream = np.random.Generator(np.random.PCG64(seed))
+    words = 1.0 - 2.0 * stream.integers(0, 2, (WORDS, n_out)).astype(np.float32)
+    stored = (np.arange(2**n_in)[:, None] >> np.arange(n_in)) & 1
+    choices = [taps for k in range(2, most_taps + 1) for taps in itertools.combinations(range(n_in), k)]
+    outputs = {taps: 1.0 - 2.0 * (stored[:, list(taps)].sum(1) % 2).astype(np.float32) for taps in choices}
+    taps = list(make_code("systematic", n_in, n_out, seed=seed).taps)
+    identity = 1.0 - 2.0 * stored.astype(np.float32)
+
+    def agreement_without(row: int) -> np.ndarray:
+        others = [r for r in range(n_in, n_out) if r != row]
+        return words[:, :n_in] @ identity.T + words[:, others] @ np.stack([outputs[taps[r]] for r in others])
+
+    def cost(agreement: np.ndarray, rows: Sequence[tuple[int, ...]]) -> float:
+        used = np.bincount(np.concatenate(rows), minlength=n_in)
+        return (n_out - float(agreement.max(1).mean())) / 2 + UNEVEN * float(used.max() - used.min())
+
+    for proposal in range(PROPOSALS):
+        row = n_in + proposal % (n_out - n_in)
+        others = agreement_without(row)
+        offered = (taps[row], choices[int(stream.integers(len(choices)))])
+        costs = [
+            cost(others + np.outer(words[:, row], outputs[new]), [*taps[:row], new, *taps[row + 1 :]])
+            for new in offered
+        ]
+        if costs[1] < costs[0]:
+            taps[row] = offered[1]
+    return XorCode(n_in, tuple(taps))
+
+
+def trained(
+    model: nn.Module, data: Data, recipe: Recipe, seed: int, teacher: nn.Module | None = None
+) -> tuple[nn.Module, TrainResult]:
+    """The model, trained as `train` does, or with a teacher."""
+
+    def losses(images: Tensor, labels: Tensor) -> Tensor:
+        if teacher is None:
+            return training_loss(model, images, labels, recipe, "cpu")
+        logits = model(images)
+        with torch.no_grad():
+            wanted = functional.log_softmax(teacher(images) / TEMPERATURE, 1)
+        given = functional.log_softmax(logits / TEMPERATURE, 1)
+        divergence = functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
+        return 0.5 * functional.cross_entropy(logits, labels) + 0.5 * TEMPERATURE**2 * divergence
+
+    with seeded(seed):
+        result = Training(model, data, recipe, seed, "cpu", None, "", None, losses).run()
+    return model.eval(), result
+
+
+def train_missing(path: Path, task: Workload, data: Data, seeds: int, seconds: float) -> list[dict[str, str]]:
+    """Train what the file does not hold yet; no training begins after `seconds`."""
+    started = time.monotonic()
+    space = make_space(describe(task.build()), None, task.name)
+    searched = [name for variable in space.variables for name in variable.layers]
+    rows = read_table(path)
+    done = {(row["name"], int(row["seed"])) for row in rows}
+    if seconds > 0:
+        begin_table(path, rows)
+
+    @functools.lru_cache(maxsize=1)
+    def plain(seed: int) -> nn.Module:
+        """The full-precision model of a seed, trained; its line is written once."""
+        with seeded(seed):
+            model = task.build()
+        model, result = trained(model, data, task.recipe, seed)
+        job = Job(FULL, full_precision(space.model), seed)
+        if (FULL, seed) not in done:
+            rows.append(add_row(path, job, result, evaluate(model, data.test)))
+            done.add((FULL, seed))
+        return model.requires_grad_(False)
+
+    for seed, n_in, remedy in itertools.product(range(seeds), RATES, REMEDIES):
+        name = f"{n_in}/{N_OUT} {remedy.name}"
+        if (name, seed) in done:
+            continue
+        if time.monotonic() - started > seconds:
+            break
+        spec = remedy.spec(n_in, seed)
+        job = Job(name, space.allocation_of(dict.fromkeys(searched, spec)), seed)
+        with seeded(seed):
+            model = deepcopy(plain(seed)).requires_grad_(True) if remedy.tuned else task.build()
+            model = quantize_(model, job.allocation, pretrained=remedy.tuned)
+        teacher = plain(seed) if remedy.distilled else None
+        model, result = trained(model, data, replace(task.recipe, **remedy.recipe), seed, teacher)
+        rows.append(add_row(path, job, result, evaluate(model, data.test)))
+    return rows
+
+
+def differences(rows: Sequence[dict[str, str]], ours: str, theirs: str, column: str) -> list[float]:
+    """Of the seeds that both have, ours less theirs, in points."""
+    by_seed = [{row["seed"]: 100 * float(row[column]) for row in rows if row["name"] == n} for n in (ours, theirs)]
+    return [value - by_seed[1][seed] for seed, value in by_seed[0].items() if seed in by_seed[1]]
+
+
+def print_markdown(rows: Sequence[dict[str, str]]) -> None:
+    """The table of the README, over the seeds that every row has been trained with.
+
+    Means and standard errors; differences to the base seed by seed; the error of the difference taken as unpaired.
+    """
+    counts = Counter(row["seed"] for row in rows)
+    rows = [row for row in rows if counts[row["seed"]] == len(ORDER)]
+    told = [
+        f"{len({row['seed'] for row in rows})} seeds",
+        "bits",
+        "validation",
+        "over the base",
+        "test",
+        "over the base",
+    ]
+    print("|", " | ".join([*told, "unpaired", "mean of both, over the base"]), "|")
+    print("| --- " * (len(told) + 2) + "|")
+    for name in sorted({row["name"] for row in rows}, key=ORDER.index):
+        base = f"{name.split()[0]} {BASE}"
+        cells = [next(row["bits_per_weight"] for row in rows if row["name"] == name)]
+        means = [mean_and_error(points(rows, name, column)) for column in COLUMNS]
+        paired = [differences(rows, name, base, column) if name != base else [] for column in COLUMNS]
+        for mean, over in zip(means, paired, strict=True):
+            cells += [in_words(mean), in_words(mean_and_error(over), "+") if over else ""]
+        if paired[0]:
+            error = math.hypot(means[1][1], mean_and_error(points(rows, base, COLUMNS[1]))[1])
+            both = [(a + b) / 2 for a, b in zip(*paired, strict=True)]
+            cells += [f"± {error:.2f}", in_words(mean_and_error(both), "+")]
+        else:
+            cells += ["", ""]
+        print("|", " | ".join([name, *cells]), "|")
+
+
+def in_words(value: tuple[float, float], sign: str = "") -> str:
+    """A mean and its standard error."""
+    return f"{value[0]:{sign}.2f} ± {value[1]:.2f}"
+
+
+def main() -> None:
+    """Train what is missing, then print the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no training after so many")
+    parser.add_argument("--seeds", type=int, default=10)
+    options = parser.parse_args()
+    task = workload("digits-convnet")
+    use_threads(task.recipe.threads)
+    path = Path(__file__).with_name("measurements.csv")
+    rows = train_missing(path, task, task.load(None), options.seeds, options.seconds)
+    print(f"{torch.__version__=}, {sum(float(row['train_seconds']) for row in rows):.0f} s of training")
+    print_markdown(rows)
+
+
+if __name__ == "__main__":
+    main()
