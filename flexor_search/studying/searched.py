@@ -13,7 +13,7 @@ from flexor_search.asking import Question
 from flexor_search.errors import RunError
 from flexor_search.files import write_atomically
 from flexor_search.planning import Allocation, Budget
-from flexor_search.runs import Measurement, Run
+from flexor_search.runs import Measurement
 from flexor_search.studying.rows import Row
 from flexor_search.tuning import Silent
 
@@ -58,7 +58,8 @@ def searched_allocations(
         wanted = {row.name: Budget.parse(str(row.table.search)) for row in some}
         asked_for = Budget.parse_list(",".join(budget.text for budget in wanted.values()))
         budgets = ",".join(budget.text for budget in asked_for)
-        digest = hashlib.sha256(f"{recipe_toml} {trials} {budgets}".encode()).hexdigest()[:8]
+        menus = [(variable.layers, [spec.label for spec in variable.menu]) for variable in some[0].space.variables]
+        digest = hashlib.sha256(f"{recipe_toml} {trials} {budgets} {menus}".encode()).hexdigest()[:8]
         place = folder / "searches" / f"{workload}-{digest}"
         if not _is_complete(place):
             tell(f"{', '.join(row.name for row in some)}: searching at {budgets}; the run is {place}")
@@ -96,7 +97,9 @@ class _Timed(Silent):
 
 
 def _is_complete(place: Path) -> bool:
-    if not (place / "summary.json").exists():
-        return False
-    summary = Run.open(place).summary()
-    return summary is not None and summary.get("state") == "complete"
+    """Whether a search has ended, of which its summary and its allocations are enough."""
+    path = place / "summary.json"
+    try:
+        return path.exists() and json.loads(path.read_text(encoding="utf-8"))["state"] == "complete"
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"study: {path} is damaged: {error}; delete {place} to search again") from error

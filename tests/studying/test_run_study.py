@@ -285,3 +285,34 @@ def test_damaged_results_are_refused_and_named(tmp_path):
 def test_negative_numbers_are_refused(field):
     with pytest.raises(UsageError, match=f"{field}: must not be negative"):
         StudyQuestion("x", **{field: -1})
+
+
+def test_of_a_finished_search_its_summary_and_allocations_are_enough(tmp_path):
+    asked, told = write_searches(tmp_path), []
+    assert run_study(asked, quiet)
+    (place,) = tmp_path.glob("searches/*")
+    for path in place.iterdir():
+        if path.is_file() and path.name != "summary.json" and not path.name.startswith("allocation-"):
+            path.unlink()
+    assert run_study(asked, told.append)
+    assert not any("searching" in text for text in told)
+    (place / "allocation-0.6bpw.json").unlink()
+    with pytest.raises(RunError, match=r"allocation-0\.6bpw\.json is missing from a finished search; delete"):
+        run_study(asked, quiet)
+    (place / "summary.json").write_text("{")
+    with pytest.raises(RunError, match=r"summary\.json is damaged"):
+        run_study(asked, quiet)
+
+
+def test_budgets_are_told_apart_by_their_value_and_searched_for_all_rows(tmp_path):
+    rows = "".join(
+        f'[[row]]\nname = "{name}"\nworkload = "digits-convnet"\nsearch = "{budget}"\ntrials = 2\n'
+        for name, budget in (("a", "0.5bpw"), ("b", "0.50 bpw"), ("c", "0.4bpw"))
+    )
+    (tmp_path / "study.toml").write_text(f'question = "?"\nseeds = 1\nrecipe = {{ epochs = 1 }}\n{rows}')
+    told = []
+    assert not run_study(StudyQuestion(str(tmp_path), images=64, seeds=1, jobs=1, rows=("b",)), told.append)
+    assert sum("searching at 0.5bpw,0.4bpw" in text for text in told) == 1
+    told.clear()
+    assert run_study(StudyQuestion(str(tmp_path), images=64, seeds=1, jobs=1), told.append)
+    assert not any("searching" in text for text in told)
