@@ -30,7 +30,8 @@ def pack(model: nn.Module, allocation: Allocation, model_name: str = "") -> Pack
             ask for and no file can.
     """
     layout = file_layout(allocation, model_name)
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    # As the file has them: a model trained in channels_last would give its kept weights in that order.
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = flexor_weights(model)
     for name, weight in weights.items():
         if weight.slice_order != "planes":

@@ -197,6 +197,27 @@ def test_a_model_in_another_memory_format(case, shipped):
     assert "logits of 8 images are those before recoding, bit for bit" in proved(case, shipped, trained).passed
 
 
+def test_kept_convolutions_trained_in_another_memory_format(tmp_path):
+    """Their weights lie in the file as all others do, and so they must in the packed model that it is compared with."""
+
+    def build():
+        convolutions = [torch.nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 16), (16, 32), (32, 32))]
+        norms = [torch.nn.BatchNorm2d(count) for count in (16, 32, 32)]
+        layers = [layer for pair in zip(convolutions, norms, strict=True) for layer in (*pair, torch.nn.ReLU())]
+        return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 10))
+
+    torch.manual_seed(0)
+    model = build()
+    allocation = Allocation.of(describe(model), {}, default=KEPT)
+    as_trained(quantize_(model, allocation), 0)
+    model.to(memory_format=torch.channels_last)
+    packed = pack(model, allocation)
+    assert all(value.flags.c_contiguous for value in packed.kept.values())
+    save(packed, allocation, tmp_path / "model.safetensors")
+    proof = prove(model, allocation, tmp_path / "model.safetensors", build, torch.randn(64, 3, 14, 14))
+    assert "logits of 64 images are those before container, bit for bit" in proof.checks.passed
+
+
 @pytest.mark.parametrize("spec", [KEPT, LayerSpec(n_in=3, n_out=4, n_planes=3)], ids=["kept", "quantized"])
 def test_a_model_with_tied_weights(tmp_path, spec):
     torch.manual_seed(0)
