@@ -31,8 +31,8 @@ from flexor_search.asking import Question
 from flexor_search.question import Plan, plan
 from flexor_search.runs import SEARCH, Run
 from flexor_search.tuning import Measurer, SearchPlan, Silent, search
-from flexor_search.tuning.direct import baselines
 from flexor_search.tuning.flow import Team
+from flexor_search.tuning.proposals import baselines
 from flexor_search.tuning.trial import Trial
 from flexor_search.tuning.workers import Workers
 from flexor_search.workloads import Data

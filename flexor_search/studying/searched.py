@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tomli_w
 
@@ -14,11 +13,9 @@ from flexor_search.errors import RunError
 from flexor_search.files import write_atomically
 from flexor_search.planning import Allocation, Budget
 from flexor_search.runs import Measurement
+from flexor_search.studying.asked import StudyQuestion
 from flexor_search.studying.rows import Row
 from flexor_search.tuning import Silent
-
-if TYPE_CHECKING:
-    from flexor_search.studying.work import StudyQuestion
 
 SEARCH_SEEDS = 3
 """Trainings of each finalist of a search; their seeds are none of the study's."""
@@ -26,7 +23,7 @@ SEARCH_SEEDS = 3
 
 def searched_allocations(
     rows: Sequence[Row],
-    asked: "StudyQuestion",
+    asked: StudyQuestion,
     folder: Path,
     device: str,
     tell: Callable[[str], None],

@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from flexor_search.errors import RunError, TrainingError, UsageError
+from flexor_search.errors import RunError, TrainingError
 from flexor_search.files import write_json
 from flexor_search.fingerprint import data_digest
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import flexor_weights, quantize_
 from flexor_search.question import device_of
+from flexor_search.studying.asked import OutOfTime, StudyQuestion
 from flexor_search.studying.book import DONE, FAILED, Book, Line, Reading, held
 from flexor_search.studying.rows import Row, plan_rows
 from flexor_search.studying.searched import searched_allocations
@@ -40,49 +41,6 @@ from flexor_search.training import (
 )
 from flexor_search.tuning import MOST_TOGETHER, Silent, closed_recipe, models_at_a_time
 from flexor_search.workloads import NO_OWN, Data
-
-
-@dataclass(frozen=True)
-class StudyQuestion:
-    """What is asked of a study.
-
-    Attributes:
-        folder: of its study.toml.
-        out: of the results; "": the same folder.
-        data_dir: folder of the data, "" for their default places.
-        epochs: of every training, 0 for the recipes' own; for trying out.
-        images: for training, 0 for all; for trying out.
-        seeds: of every row, 0 for the study's.
-        rows: names of the rows to train; none: all.
-        seconds: after so many nothing new is begun, and what is under way is left at its next epoch; 0: no limit.
-        jobs: trainings at a time; 0: one on a processor, on a GPU as many as keep it busy.
-        device: "cpu", "cuda" or "auto".
-    """
-
-    folder: str
-    out: str = ""
-    data_dir: str = ""
-    epochs: int = 0
-    images: int = 0
-    seeds: int = 0
-    rows: tuple[str, ...] = ()
-    seconds: float = 0.0
-    jobs: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "images", "seeds", "seconds", "jobs"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name}: must not be negative, got {getattr(self, name)}")
-
-    @property
-    def results(self) -> Path:
-        """Folder of the results."""
-        return Path(self.out or self.folder)
-
-
-class OutOfTime(Exception):
-    """The seconds that were given are over; what was done is kept."""
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from flexor_search.tuning.confirm import (
     finalists,
     groups,
 )
-from flexor_search.tuning.direct import SearchPlan, search
+from flexor_search.tuning.direct import search
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer, Phase, Silent
+from flexor_search.tuning.proposals import SearchPlan
 from flexor_search.tuning.shared_study import SharedStudy
 from flexor_search.tuning.shared_team import WORKERS_EXPECTED, SharedTeam, join, settle
 from flexor_search.tuning.strategy import Course, choose_course, follow, search_by

@@ -95,8 +95,7 @@ def close_storage(storage: BaseStorage) -> None:
 def _open_journal(path: Path) -> BaseStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):
-            pass
+        path.open("ab").close()  # makes it, and is refused where it could not be written
         return JournalStorage(JournalFileBackend(str(path)))
     except OSError as error:
         raise write_error(path, error) from error

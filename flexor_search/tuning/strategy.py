@@ -12,10 +12,11 @@ from flexor_search.runs.sensitivity import FILE, Sensitivity
 from flexor_search.training import SharedNetworkError
 from flexor_search.tuning.clock import SearchClock
 from flexor_search.tuning.confirm import FINALISTS, Finalists
-from flexor_search.tuning.direct import SearchPlan, search
+from flexor_search.tuning.direct import search
 from flexor_search.tuning.flow import Team
 from flexor_search.tuning.measurer import Measurer, alone
 from flexor_search.tuning.observer import Observer, Phase
+from flexor_search.tuning.proposals import SearchPlan
 from flexor_search.tuning.shared_scores import SharedPlan, shared_scores, unfinished_files
 from flexor_search.tuning.supernet_strategy import TRIALS, TRIALS_FOR_MANY, sizes, supernet_search
 from flexor_search.workloads import NO_OWN

@@ -18,18 +18,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from flexor_search.planning import GAMMAS, Allocation, Budget, SearchSpace, nearest_uniform, size_rule
+from flexor_search.planning import GAMMAS, Budget, SearchSpace
 from flexor_search.planning.ties import opened, refined
 from flexor_search.runs import DONE, SEARCH, Measurement
 from flexor_search.runs.sensitivity import Sensitivity
 from flexor_search.tuning.accuracy_model import TRAINED, AccuracyModel, Observation, fit_accuracy_model
 from flexor_search.tuning.clock import SearchClock
 from flexor_search.tuning.confirm import Finalists, allocation_of
-from flexor_search.tuning.direct import SearchPlan, best_so_far, ladder, moved, onto
+from flexor_search.tuning.direct import best_so_far
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
 from flexor_search.tuning.optuna_backend import StudyRecord
+from flexor_search.tuning.proposals import SearchPlan, ladder, moved, onto, rule_candidate, uniform_candidate
 from flexor_search.tuning.refine import own_rates, told
 from flexor_search.tuning.shared_scores import observations
 from flexor_search.tuning.trial import Candidate, Trial
@@ -136,7 +137,7 @@ def finalists(
             single short training is noisy, but it has no bias, as the scores of a shared network have (docs/log.md).
             None: the model is fitted to enough trainings to decide itself.
     """
-    best, rules = _best(plan, model, budget), [_rule(plan, budget, gamma) for gamma in GAMMAS]
+    best, rules = _best(plan, model, budget), [rule_candidate(plan.space, budget, gamma) for gamma in GAMMAS]
     if len(plan.budgets) > 1:
         rule = _likeliest(model, rules)
         if measured is not None:
@@ -145,7 +146,7 @@ def finalists(
             values = list(model.predict([best.allocation, rule.allocation])[0])
         best, rules = (rule if values[1] > values[0] else best), []
     unique: dict[str, Candidate] = {}
-    for candidate in [*_uniform(plan, budget), best, *rules]:
+    for candidate in [*uniform_candidate(plan.space, budget), best, *rules]:
         unique.setdefault(candidate.allocation.digest, candidate)
     return list(unique.values())
 
@@ -153,15 +154,15 @@ def finalists(
 def _ordered(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
     smaller = ladder(plan.space, plan.budgets)
     for budget in plan.budgets:
-        rules = [_rule(plan, budget, gamma) for gamma in GAMMAS]
+        rules = [rule_candidate(plan.space, budget, gamma) for gamma in GAMMAS]
         if len(plan.budgets) == 1:
-            yield from (*_uniform(plan, budget), _best(plan, model, budget), *rules)
+            yield from (*uniform_candidate(plan.space, budget), _best(plan, model, budget), *rules)
         else:  # the uniform ones are confirmed anyway
             yield from (_best(plan, model, budget), _likeliest(model, rules))
     for budget in smaller:
         yield _best(plan, model, budget)
     for budget in smaller:
-        yield from _uniform(plan, budget)
+        yield from uniform_candidate(plan.space, budget)
     # More than that is for those who ask for it: what may well be best, and what lies near it.
     random = np.random.Generator(np.random.PCG64([plan.seed, 11]))
     for draw in range(20 * plan.trials):
@@ -192,12 +193,3 @@ def _best(plan: SearchPlan, model: AccuracyModel, budget: Budget) -> Candidate:
 def _likeliest(model: AccuracyModel, rules: Sequence[Candidate]) -> Candidate:
     predicted = model.predict([rule.allocation for rule in rules])[0]
     return rules[int(np.argmax(predicted))]
-
-
-def _uniform(plan: SearchPlan, budget: Budget) -> list[Candidate]:
-    allocation: Allocation | None = nearest_uniform(plan.space, budget)
-    return [Candidate(allocation, "uniform", budget.text)] if allocation is not None else []
-
-
-def _rule(plan: SearchPlan, budget: Budget, gamma: float) -> Candidate:
-    return Candidate(size_rule(plan.space, budget, gamma), f"size rule {gamma:g}", budget.text)

@@ -7,7 +7,7 @@ import pytest
 from flexor_search.planning import Budget, nearest_uniform, size_rule
 from flexor_search.planning.space import check_reachable
 from flexor_search.tuning import SearchPlan
-from flexor_search.tuning.direct import LADDER, baselines, ladder
+from flexor_search.tuning.proposals import LADDER, baselines, ladder
 
 from .models import budgets, space_of
 

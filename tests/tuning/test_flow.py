@@ -14,7 +14,7 @@ from torch import nn
 
 from flexor_search.interrupts import orderly
 from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Run
-from flexor_search.tuning import SearchPlan, direct, search
+from flexor_search.tuning import SearchPlan, proposals, search
 from flexor_search.tuning.flow import Flow, Streams
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.rungs import WeakRule
@@ -74,6 +74,15 @@ def dying_net():
     return Dying()
 
 
+def assert_same_files(found, *measurers):
+    """Packed files of all that finished, byte for byte."""
+    for m in found:
+        paths = [measurer.run.trained_path(m.number) for measurer in measurers]
+        assert all(path.exists() == (m.state == DONE) for path in paths)
+        if m.state == DONE:
+            assert len({path.read_bytes() for path in paths}) == 1
+
+
 def test_processes_come_to_the_same_lines_and_files(tmp_path):
     recipe = replace(RECIPE, epochs=4, search_epochs=4)
     wanted = [*trials(14, 8), *trials(10, weak=HOPELESS), *trials(12, phase=CONFIRM)]
@@ -87,11 +96,7 @@ def test_processes_come_to_the_same_lines_and_files(tmp_path):
     assert not any(map(is_running, running))
     assert [m.state for m in found] == [DONE, DONE, STOPPED, DONE]
     assert without_time(Run.open(tmp_path / "together").measurements) == without_time(found)
-    for m in found:
-        paths = [measurer.run.trained_path(m.number) for measurer in (alone, together)]
-        assert paths[0].exists() == paths[1].exists() == (m.state == DONE)
-        if m.state == DONE:
-            assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert_same_files(found, alone, together)
 
 
 def test_a_process_that_dies_fails_its_trial_only(tmp_path):
@@ -177,11 +182,7 @@ def test_streams_come_to_the_same_lines_and_files(tmp_path):
     assert [m.state for m in beside] == [DONE, DONE, STOPPED]
     assert without_time(beside) == without_time(found)
     assert without_time(Run.open(tmp_path / "together").measurements) == without_time(found)
-    for m in beside:
-        paths = [measurer.run.trained_path(m.number) for measurer in (alone, together)]
-        assert paths[0].exists() == paths[1].exists() == (m.state == DONE)
-        if m.state == DONE:
-            assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert_same_files(beside, alone, together)
 
 
 def test_a_model_that_fails_on_its_stream_fails_alone(tmp_path):
@@ -338,7 +339,7 @@ def test_a_search_comes_to_the_same_whoever_trains_and_whenever_it_is_interrupte
         generator = random.Random(str((sorted(observed), seed)))
         return tuple(generator.randrange(len(variable.menu)) for variable in space.variables)
 
-    monkeypatch.setattr(direct, "propose", propose)
+    monkeypatch.setattr(proposals, "propose", propose)
     plan = SearchPlan(space_of(keep=[]), budgets("0.7bpw,0.4bpw"), 16, 0, 1e9, ahead=2)
     alone = FakeMeasurer(tmp_path / "alone", accuracy)
     search(plan, alone, Recorder())

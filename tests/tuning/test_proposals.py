@@ -12,12 +12,12 @@ from optuna.samplers import GPSampler, TPESampler
 from flexor_search.planning import Budget
 from flexor_search.runs import FAILED, STOPPED
 from flexor_search.tuning import SearchPlan
-from flexor_search.tuning.direct import baselines, gains_over_uniform, ladder, next_proposal
 from flexor_search.tuning.optuna_backend import GP_TRAININGS, make_sampler, propose
+from flexor_search.tuning.proposals import baselines, gains_over_uniform, ladder, next_proposal
 
 from .models import budgets, measured, space_of, uniform_at
 
-PROPOSE = "flexor_search.tuning.direct.propose"
+PROPOSE = "flexor_search.tuning.proposals.propose"
 SPACE = space_of()
 
 

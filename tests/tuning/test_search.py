@@ -8,7 +8,8 @@ import pytest
 from flexor_search.planning import Budget
 from flexor_search.runs import DONE, FAILED, SEARCH, Run
 from flexor_search.tuning import SearchPlan, direct, search, time_plan
-from flexor_search.tuning.direct import baselines, best_so_far
+from flexor_search.tuning.direct import best_so_far
+from flexor_search.tuning.proposals import baselines
 
 from .models import RECIPE, FakeMeasurer, Recorder, budgets, measured, measurer_in, space_of
 from .test_study import study_of

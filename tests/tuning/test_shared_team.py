@@ -13,7 +13,7 @@ import pytest
 
 from flexor_search.errors import RunError
 from flexor_search.runs import DONE, FAILED, StorageName
-from flexor_search.tuning import SearchPlan, SharedStudy, SharedTeam, confirm, direct, search
+from flexor_search.tuning import SearchPlan, SharedStudy, SharedTeam, confirm, proposals, search
 from flexor_search.tuning.shared_team import settle
 from flexor_search.tuning.storage import open_storage
 from flexor_search.tuning.worker_name import WorkerName
@@ -42,7 +42,7 @@ def _quick_proposals(monkeypatch):
         generator = random.Random(str((sorted(observed), seed)))
         return tuple(generator.randrange(len(variable.menu)) for variable in space.variables)
 
-    monkeypatch.setattr(direct, "propose", propose)
+    monkeypatch.setattr(proposals, "propose", propose)
 
 
 def accuracy(allocation):
@@ -183,7 +183,7 @@ def test_what_a_dead_worker_was_at_is_trained_by_another_and_it_may_come_back(na
 
 def test_a_training_that_kills_every_worker_fails_alone(tmp_path):
     name = StorageName.parse(f"journal:{tmp_path}/shared.log")
-    key = direct.baselines(PLAN)[0].allocation.digest, "search", 0
+    key = proposals.baselines(PLAN)[0].allocation.digest, "search", 0
     for number in range(5):
         assert key not in work(name, tmp_path / f"dead-{number}", dies_over=key).attempts
     found = work(name, tmp_path / "living")

@@ -14,8 +14,8 @@ from flexor_search.runs.sensitivity import FILE, Sensitivity, SharedScore, read_
 from flexor_search.training import SharedNetworkError
 from flexor_search.tuning import SearchPlan, choose, confirm, shared_scores, strategy
 from flexor_search.tuning.accuracy_model import fit_accuracy_model
-from flexor_search.tuning.direct import ladder
 from flexor_search.tuning.observer import Phase
+from flexor_search.tuning.proposals import ladder
 from flexor_search.tuning.shared_scores import SharedPlan, first_profiles, observations
 from flexor_search.tuning.strategy import choose_course, follow, search_by
 from flexor_search.tuning.supernet_strategy import (
