@@ -7,7 +7,7 @@ import pytest
 
 from flexor_search.planning import Budget
 from flexor_search.runs import DONE, FAILED, SEARCH, Run
-from flexor_search.tuning import SearchPlan, direct, search, time_plan
+from flexor_search.tuning import SearchPlan, proposals, search, time_plan
 from flexor_search.tuning.direct import best_so_far
 from flexor_search.tuning.proposals import baselines
 
@@ -33,7 +33,7 @@ def quick_proposals(monkeypatch):
         generator = random.Random(str((sorted(observed), seed)))
         return tuple(generator.randrange(len(variable.menu)) for variable in space.variables)
 
-    monkeypatch.setattr(direct, "propose", propose)
+    monkeypatch.setattr(proposals, "propose", propose)
 
 
 def searched(folder, plan, observer=None, **fake):
