@@ -4,7 +4,7 @@ A model of accuracy is fitted to the scores of the shared network (shared_scores
 the trainings of the search: the uniform allocation and the rules of thumb of each budget, and what the model itself
 finds best there. Finalists are chosen by what the model predicts, never by the luckiest score; the uniform allocation
 is always one of them. For one budget so are the rules of thumb; for several the one predicted best is trained in the
-search beside the model's own, and the better of the two is confirmed.
+search beside the model's own, and one of the two is confirmed, as these pairs of trainings say together.
 
 Where ties between layers were found, scores and model are of the space with these ties opened; ties of a file stay.
 The scores say which layers get a rate of their own (refine.py), once: that is in sensitivity.json, and neither
@@ -13,7 +13,7 @@ the sums of the curves of tied layers; predictions stay those of the opened spac
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -109,52 +109,79 @@ def supernet_search(
         observer.message(f"the model of accuracy: {doubt}")
     if len(trained) >= ENOUGH_TRAINED * len(plan.space.variables):
         model, measured = both, None
-    return {budget.text: finalists(plan, model, budget, measured) for budget in plan.budgets}
+    return finalists(plan, model, measured, len(measurer.data.validation))
 
 
 def candidates(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
     """What the search trains, most needed first, each allocation once; never the same without end."""
-    seen: set[str] = set()
-    for candidate in _ordered(plan, model):
-        if candidate.allocation.digest not in seen:
-            seen.add(candidate.allocation.digest)
-            yield candidate
+    return _each_once(_ordered(plan, model))
 
 
 def finalists(
-    plan: SearchPlan, model: AccuracyModel, budget: Budget, measured: Mapping[str, float] | None = None
-) -> list[Candidate]:
-    """Who trains in full for a budget.
+    plan: SearchPlan, model: AccuracyModel, measured: Mapping[str, float] | None = None, images: int = 0
+) -> dict[str, list[Candidate]]:
+    """Who trains in full, by the text of the budget.
 
     For one budget uniform, the model's best and all rules of thumb. For several, each of which is confirmed, uniform
-    and the better of two: the model's best, and the rule of thumb that the model thinks most of.
+    and one of two: the model's best, or the rule of thumb that the model thinks most of.
 
     Args:
         plan: the search.
         model: of accuracy.
-        budget: one of the plan's.
-        measured: digest -> validation accuracy of what the search trained, by which the better of the two is meant: a
-            single short training is noisy, but it has no bias, as the scores of a shared network have (docs/log.md).
+        measured: digest -> validation accuracy of what the search trained, by which one of the two is taken: a
+            short training is noisy, but it has no bias, as the scores of a shared network have (docs/log.md).
             None: the model is fitted to enough trainings to decide itself.
+        images: of which an accuracy is the share that is classified rightly.
     """
-    best, rules = _best(plan, model, budget), [rule_candidate(plan.space, budget, gamma) for gamma in GAMMAS]
+    rules = {budget.text: _rules(plan, budget) for budget in plan.budgets}
+    others = {budget.text: [_best(plan, model, budget), *rules[budget.text]] for budget in plan.budgets}
     if len(plan.budgets) > 1:
-        rule = _likeliest(model, rules)
-        if measured is not None:
-            values = [measured.get(one.allocation.digest, -math.inf) for one in (best, rule)]
+        pairs = {text: (best, _likeliest(model, rules[text])) for text, (best, *_) in others.items()}
+        leads = _leads(list(pairs.values()), model, measured, images)
+        others = {text: [pair[lead > 0]] for (text, pair), lead in zip(pairs.items(), leads, strict=True)}
+    return {
+        budget.text: list(_each_once([*uniform_candidate(plan.space, budget), *others[budget.text]]))
+        for budget in plan.budgets
+    }
+
+
+def _leads(
+    pairs: Sequence[tuple[Candidate, Candidate]],
+    model: AccuracyModel,
+    measured: Mapping[str, float] | None,
+    images: int,
+) -> list[float]:
+    """By how much the second of each pair is better than the first, as all pairs say together.
+
+    Two short trainings differ by chance as much as by their allocations, and whether a model knows more of a network
+    than a rule of thumb is much the same question at every budget. So each difference is moved towards their mean, the
+    more, the less they vary beyond the noise that an accuracy has by its images alone (an empirical Bayes estimate).
+    A pair of which one was not trained, because it failed or because the time was up, says that the other is better.
+    """
+    if measured is None:
+        found = [model.predict([one.allocation for one in pair])[0] for pair in pairs]
+        return [float(second - first) for first, second in found]
+    values = [[measured.get(one.allocation.digest, -math.inf) for one in pair] for pair in pairs]
+    known = np.array([pair for pair in values if np.isfinite(pair).all()]).reshape(-1, 2)
+    apart = known[:, 1] - known[:, 0]
+    mean, kept = float(apart.mean()) if len(apart) else 0.0, 1.0
+    if len(apart) > 1:
+        share = float(np.clip(known.mean(), 0, 1))
+        noise = 2 * share * (1 - share) / max(images, 1)
+        kept = max(0.0, 1 - noise / max(float(apart.var(ddof=1)), 1e-12))
+    leads = []
+    for first, second in values:
+        if math.isfinite(first) and math.isfinite(second):
+            leads.append(mean + kept * (second - first - mean))
         else:
-            values = list(model.predict([best.allocation, rule.allocation])[0])
-        best, rules = (rule if values[1] > values[0] else best), []
-    unique: dict[str, Candidate] = {}
-    for candidate in [*uniform_candidate(plan.space, budget), best, *rules]:
-        unique.setdefault(candidate.allocation.digest, candidate)
-    return list(unique.values())
+            leads.append(mean if first == second else second - first)
+    return leads
 
 
 def _ordered(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
     smaller = ladder(plan.space, plan.budgets)
     for budget in plan.budgets:
-        rules = [rule_candidate(plan.space, budget, gamma) for gamma in GAMMAS]
+        rules = _rules(plan, budget)
         if len(plan.budgets) == 1:
             yield from (*uniform_candidate(plan.space, budget), _best(plan, model, budget), *rules)
         else:  # the uniform ones are confirmed anyway
@@ -188,6 +215,18 @@ def _trained(space: SearchSpace, measurer: Measurer) -> list[Observation]:
 
 def _best(plan: SearchPlan, model: AccuracyModel, budget: Budget) -> Candidate:
     return Candidate(model.best_under(budget), "proposed", budget.text)
+
+
+def _each_once(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+    seen: set[str] = set()
+    for candidate in candidates:
+        if candidate.allocation.digest not in seen:
+            seen.add(candidate.allocation.digest)
+            yield candidate
+
+
+def _rules(plan: SearchPlan, budget: Budget) -> list[Candidate]:
+    return [rule_candidate(plan.space, budget, gamma) for gamma in GAMMAS]
 
 
 def _likeliest(model: AccuracyModel, rules: Sequence[Candidate]) -> Candidate:

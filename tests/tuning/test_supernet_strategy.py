@@ -302,21 +302,54 @@ def test_what_is_scored_first_is_a_small_space_whole_or_all_sizes_of_a_large_one
     assert sum(b <= 0.5 for b in bits) > len(bits) / 3
 
 
+def pairs_of(plan, model):
+    """For each budget the model's best and the rule of thumb that are trained."""
+    first = list(itertools.islice(candidates(plan, model), 2 * len(plan.budgets)))
+    assert {c.budget for c in first} == {budget.text for budget in plan.budgets}
+    pairs = [[c for c in first if c.budget == budget.text] for budget in plan.budgets]
+    assert all((best.kind, rule.kind.split()[0]) == ("proposed", "size") for best, rule in pairs)
+    return pairs
+
+
 def test_of_several_budgets_the_better_of_the_models_best_and_a_rule_is_confirmed():
     space = space_of(many_layers)
     plan = plan_for(space, SEVERAL)
     model = fit_accuracy_model(space, observations(space, made_scores(space, lambda a: 1 - worth(a) / 40)))
-    first = list(itertools.islice(candidates(plan, model), 2 * len(SEVERAL)))
-    assert {c.budget for c in first} == {budget.text for budget in SEVERAL}
-    for budget in SEVERAL:
-        best, rule = [c for c in first if c.budget == budget.text]
-        assert (best.kind, rule.kind.split()[0]) == ("proposed", "size")
-        for better, other in ((best, rule), (rule, best)):
-            measured = {better.allocation.digest: 0.8, other.allocation.digest: 0.7}
-            assert finalists(plan, model, budget, measured)[-1] == better
-        assert finalists(plan, model, budget, {})[-1] == best  # nothing of it was trained
-        assert finalists(plan, model, budget)[-1] == best  # as predicted
+    pairs = pairs_of(plan, model)
+    for choice in (0, 1):
+        measured = {pair[side].allocation.digest: 0.8 if side == choice else 0.7 for pair in pairs for side in (0, 1)}
+        named = finalists(plan, model, measured, 5_000)
+        assert [named[budget.text][-1] for budget in SEVERAL] == [pair[choice] for pair in pairs]
+    for measured in ({}, None):  # nothing of it was trained; as predicted
+        assert [one[-1] for one in finalists(plan, model, measured).values()] == [best for best, _ in pairs]
     assert set(sizes(plan)) == {*SEVERAL, *ladder(space, SEVERAL)}
+
+
+@pytest.mark.parametrize(
+    ("leads", "images", "rules"),
+    [
+        ([0.01, 0.012, -0.002, 0.008, 0.01], 5_000, [True] * 5),  # one of them has been lucky
+        ([0.01, 0.012, -0.002, 0.008, 0.01], 500_000, [True, True, False, True, True]),  # that is no luck
+        ([0.01, 0.012, -0.3, 0.008, 0.01], 5_000, [True, True, False, True, True]),
+        ([0.01, math.inf, -math.inf, 0.01, 0.01], 5_000, [True, True, False, True, True]),  # one of the pair has failed
+        ([0.01, math.nan, -0.002, 0.01, 0.01], 5_000, [True] * 5),  # of one pair both have
+        ([-0.01, math.nan, 0.002, -0.01, -0.01], 5_000, [False] * 5),
+        ([math.nan, math.nan, 0.002, math.nan, math.nan], 5_000, [True] * 5),
+        ([0.0, 0.0, 0.0, 0.0, 0.0], 5_000, [False] * 5),
+    ],
+)
+def test_pairs_of_all_budgets_say_together_whether_the_rules_are_better(leads, images, rules):
+    space = space_of(many_layers)
+    plan = plan_for(space, SEVERAL)
+    model = fit_accuracy_model(space, observations(space, made_scores(space, lambda a: 1 - worth(a) / 40)))
+    measured = {}
+    for (best, rule), lead in zip(pairs_of(plan, model), leads, strict=True):
+        if not math.isnan(lead) and lead < math.inf:
+            measured[best.allocation.digest] = 0.8
+        if not math.isnan(lead) and lead > -math.inf:
+            measured[rule.allocation.digest] = 0.8 + (lead if math.isfinite(lead) else 0.0)
+    named = finalists(plan, model, measured, images)
+    assert [one[-1].kind.startswith("size") for one in named.values()] == rules
 
 
 def test_a_search_of_several_budgets_mends_a_shared_network_that_is_wrong(tmp_path):
