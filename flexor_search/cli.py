@@ -212,6 +212,7 @@ def study(
 ) -> None:
     """Train all rows of a study, resumably, and write its table beside the published one."""
     from flexor_search.studying import StudyQuestion, run_study
+    from flexor_search.terminal import logs_told
 
     def tell(text: str) -> None:
         if not quiet:
@@ -220,7 +221,8 @@ def study(
     asked = StudyQuestion(
         *(str(folder), out, data_dir, epochs, images, seeds, tuple(rows or ()), seconds, jobs, device)
     )
-    run_study(asked, tell)
+    with nullcontext() if quiet else logs_told():
+        run_study(asked, tell)
     print((asked.results / "table.md").read_text(encoding="utf-8"), end="")
 
 

@@ -1,5 +1,6 @@
 """What the terminal shows: live progress on stderr, tables on stdout. Everything here is rich; nothing is decided."""
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,8 +68,31 @@ def watching(quiet: bool) -> Iterator["LiveObserver | None"]:
         yield None
         return
     console = Console(stderr=True)
-    with bar(console, transient=True, disable=not console.is_terminal) as progress:
+    with bar(console, transient=True, disable=not console.is_terminal) as progress, logs_told(console):
         yield LiveObserver(console, progress)
+
+
+class _Lines(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(escape(record.getMessage()), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def logs_told(console: Console | None = None) -> Iterator[None]:
+    """While the block runs, a line on stderr for what is logged: damaged files, how far a long listing of files is."""
+    package, data = logging.getLogger("flexor_search"), logging.getLogger("flexor_search.workloads")
+    lines, level = _Lines(console or Console(stderr=True)), data.level
+    package.addHandler(lines)
+    data.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(lines)
+        data.setLevel(level)
 
 
 class _Rest(TextColumn):

@@ -1,8 +1,11 @@
 """Folders of images as torchvision reads them: one folder a class, in train/ and val/; ImageNet is laid out so."""
 
+import logging
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import torch
 
@@ -16,6 +19,9 @@ N_VALIDATION = 10_000
 """Images of train that are set aside to choose by; of a smaller set a tenth, if that is less."""
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's."""
+_TOLD_EVERY = 5.0
+"""Seconds after which a listing tells how far it is, and again."""
+_log = logging.getLogger(__name__)
 
 
 def load(data_dir: Path | None = None) -> Data:
@@ -62,16 +68,33 @@ def _classes(folder: Path) -> list[str]:
 
 def _split(name: str, folder: Path, classes: list[str]) -> FileSplit:
     files: list[tuple[str, int, int]] = []
+    told = monotonic()
     for label, each in enumerate(classes):
         before = len(files)
-        for parent, _, names in sorted(os.walk(folder / each, followlinks=True)):
-            for file in sorted(names):
-                if file.lower().endswith(EXTENSIONS):
-                    path = Path(parent) / file
-                    files.append((str(path.relative_to(folder)), path.stat().st_size, label))
+        files += [(path, size, label) for path, size in _images(str(folder / each), each)]
         if len(files) == before:
             raise DataError(
                 f"data: the class folder {folder / each} holds no images ({', '.join(EXTENSIONS)}); fill it, or take "
                 "it out of train and val"
             )
+        if monotonic() - told > _TOLD_EVERY:
+            told = monotonic()
+            _log.info(
+                "data: %s images listed, %d of %d class folders of %s",
+                *(f"{len(files):,}", label + 1, len(classes), folder),
+            )
     return file_split(name, folder, files, SIDE)
+
+
+def _images(folder: str, below: str) -> Iterator[tuple[str, int]]:
+    """Images of a class and their sizes in bytes: those of the folder by name, then those of its folders."""
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    folders = []
+    for entry in ordered:
+        if entry.is_dir():
+            folders.append(entry)
+        elif entry.name.lower().endswith(EXTENSIONS):
+            yield f"{below}/{entry.name}", entry.stat().st_size
+    for entry in folders:
+        yield from _images(entry.path, f"{below}/{entry.name}")

@@ -1,6 +1,7 @@
 """What is shown, and where: lines without a terminal, a bar with one, tables that hold what the summary holds."""
 
 import io
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from runs.examples import PLAIN
 
 from flexor_search.packing import inspect_file
 from flexor_search.runs import Run
-from flexor_search.terminal import LiveObserver, bar, print_bytes, print_plan, print_results, watching
+from flexor_search.terminal import LiveObserver, bar, logs_told, print_bytes, print_plan, print_results, watching
 from flexor_search.tuning import Phase
 
 PHASES = (Phase("search", 4, 100, 2, 1.5), Phase("confirm", 6, 200, 4, 10.0))
@@ -43,6 +44,18 @@ def test_without_a_terminal_every_training_is_a_line():
         "search 1/4: uniform - 14/20 - (0.7 bpw): 76.00 %",
         "search 2/4: uniform - 14/20 - (0.7 bpw): failed (the loss is nan)",
     ]
+
+
+def test_what_is_logged_is_told_while_a_run_is_watched_and_only_then():
+    text, data = io.StringIO(), logging.getLogger("flexor_search.workloads.image_folder")
+    training = logging.getLogger("flexor_search.training.step")
+    with logs_told(Console(file=text, width=60)):
+        data.info("data: %d images [listed]", 9)
+        training.info("of no interest")
+        training.warning("worth a line")
+    data.warning("too late")
+    assert text.getvalue().splitlines() == ["data: 9 images [listed]", "worth a line"]
+    assert not data.isEnabledFor(logging.INFO)
 
 
 def test_the_bar_is_of_the_whole_run_and_a_phase_begins_where_it_was_planned_to():

@@ -180,3 +180,22 @@ def test_a_part_of_it_is_taken_without_reading(imagenet):
     assert len(part) == len(part.images) == 5
     assert type(part) is type(split)
     assert part.path(0).exists()
+
+
+def test_folders_in_a_class_folder_are_listed_as_torchvision_does(imagenet):
+    inner = imagenet / "train" / "n00000001" / "more" / "deeper"
+    inner.mkdir(parents=True)
+    for name in ("b.JPEG", "a.png", "notes.txt"):
+        write_image(inner / name, 30, 30) if name != "notes.txt" else (inner / name).write_text("not an image")
+    data = image_folder.load(imagenet)
+    ours = {str(split.path(i)) for split in (data.train, data.validation) for i in range(len(split))}
+    assert ours == {path for path, _ in ImageFolder(str(imagenet / "train")).samples}
+    assert len(ours) == 29
+
+
+def test_a_long_listing_tells_how_far_it_is(imagenet, caplog, monkeypatch):
+    monkeypatch.setattr(image_folder, "_TOLD_EVERY", -1.0)
+    with caplog.at_level(logging.INFO, logger="flexor_search.workloads"):
+        image_folder.load(imagenet)
+    assert "data: 18 images listed, 2 of 3 class folders of" in caplog.text
+    assert caplog.text.count("class folders of") == 6
