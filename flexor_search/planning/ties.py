@@ -29,12 +29,12 @@ def found_ties(layers: Iterable[LayerShape]) -> list[tuple[str, ...]]:
     """
     groups: dict[tuple, list[str]] = {}
     for layer in layers:
-        key = (_path(layer.name), layer.kind, layer.weight_shape, layer.transposed_groups)
+        key = (stage_of(layer.name), layer.kind, layer.weight_shape, layer.transposed_groups)
         groups.setdefault(key, []).append(layer.name)
     return [tuple(names) for names in groups.values()]
 
 
-def _path(name: str) -> str:
+def stage_of(name: str) -> str:
     """What stands before the first number of a name; of a name without one, the name of its parent."""
     parts = name.split(".")
     numbered = next((i for i, part in enumerate(parts) if part.isdigit()), None)

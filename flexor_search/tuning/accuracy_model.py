@@ -1,10 +1,12 @@
 """A smooth model of accuracy: what every layer's rate is worth, from shared-network scores and trainings together.
 
 Additive: one curve per layer over its log rate, with a common rise and bend that all layers share (the rules of thumb
-"every layer alike" and "larger layers lower rates" are what it believes before any measurement). Interactions between
-layers are one more variance, kept only if the marginal likelihood wants it. A shared-network score is a biased linear
-view of the trained accuracy, with its own offset, factor, noise and per-layer deviation; each source is weighed by the
-noise found for it.
+"every layer alike" and "larger layers lower rates" are what it believes before any measurement), and a trend from the
+first to the last layer of a stage. What single layers differ by besides is dropped where the marginal likelihood is
+better without: some dozens of trainings show what layers have in common, and single layers mostly their own noise.
+Interactions between layers are one more variance, kept only if the marginal likelihood wants it. A shared-network score
+is a biased linear view of the trained accuracy, with its own offset, factor, noise and per-layer deviation; each source
+is weighed by the noise found for it.
 
 Why not the best measurement: a single training or score is lucky or not, and the best of many is lucky. The posterior
 mean is not, and since it is additive the best allocation under any budget is found exactly.
@@ -35,7 +37,7 @@ UNITS = {SHARED_LOSS: 2.5}
 _TRIFLE = 1e-4
 """Of the largest difference between two entries of a layer: what a bit more is worth where curves are level."""
 _ENOUGH = 1.0
-"""By how much the logarithm of the evidence must be better with interactions."""
+"""By how much the logarithm of the evidence must be better: with interactions, or without layers' own terms."""
 
 
 @dataclass(frozen=True)
@@ -245,11 +247,8 @@ def fit_accuracy_model(
         reference = max(counts, key=lambda name: counts[name])
     order = sorted(counts, key=lambda name: (name != reference, name))
     profiles = [space.profile(one.allocation) for one in usable]
-    fits: list[tuple[Features, Posterior]] = []
-    for paired in (False, True):
-        features = Features(space_axes(space), paired)
-        if paired and not features.pairs:
-            continue
+
+    def fitted(features: Features) -> Posterior:
         sources = []
         for name in order:
             rows = [i for i, one in enumerate(usable) if one.source == name]
@@ -262,7 +261,18 @@ def fit_accuracy_model(
                     UNITS.get(name, 1.0),
                 )
             )
-        fits.append((features, fit_evidence(sources, features.groups)))
-    gain = fits[-1][1].evidence - fits[0][1].evidence if len(fits) > 1 else 0.0
-    features, posterior = fits[-1] if gain > _ENOUGH else fits[0]
+        return fit_evidence(sources, features.groups)
+
+    features = Features(space_axes(space))
+    posterior = fitted(features)
+    alike = replace(features, own=False)
+    without = fitted(alike)
+    if without.evidence - posterior.evidence > _ENOUGH:
+        features, posterior = alike, without
+    gain, paired = 0.0, replace(features, paired=True)
+    if paired.pairs:
+        interacting = fitted(paired)
+        gain = interacting.evidence - posterior.evidence
+        if gain > _ENOUGH:
+            features, posterior = paired, interacting
     return AccuracyModel(space, features, posterior, reference, counts, gain)

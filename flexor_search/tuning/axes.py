@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flexor_search.planning import LayerSpec, SearchSpace
 from flexor_search.planning.space import spec_log_rate
+from flexor_search.planning.ties import stage_of
 
 Floats = NDArray[np.float64]
 
@@ -34,12 +35,14 @@ class Axis:
         kinds: for each entry the name of its kind (code family and planes); entries of another kind may lie off the
             curve.
         weight: how much the axis may matter: the number of weights, or 1.
+        depth: where in its stage the axis stands, from -1, the first, to 1, the last; 0 if it is alone there.
     """
 
     name: str
     places: tuple[float, ...]
     kinds: tuple[str, ...]
     weight: float = 1.0
+    depth: float = 0.0
 
     @property
     def size(self) -> int:
@@ -48,17 +51,26 @@ class Axis:
 
 
 def space_axes(space: SearchSpace) -> tuple[Axis, ...]:
-    """The axes of a search space, one for each variable: log rate, code family and planes, number of weights."""
+    """The axes of a search space, one for each variable: log rate, code family and planes, number of weights, depth."""
     weights = {layer.name: layer.n_weights for layer in space.model.layers}
+    stages: dict[str, list[int]] = {}
+    for i, variable in enumerate(space.variables):
+        stages.setdefault(stage_of(variable.layers[0]), []).append(i)
+    depths = {i: d for some in stages.values() for i, d in zip(some, _spread(len(some)), strict=True)}
     return tuple(
         Axis(
             variable.name,
             tuple(spec_log_rate(spec) for spec in variable.menu),
             tuple(_kind(spec) for spec in variable.menu),
             float(sum(weights[name] for name in variable.layers)),
+            depths[i],
         )
-        for variable in space.variables
+        for i, variable in enumerate(space.variables)
     )
+
+
+def _spread(count: int) -> list[float]:
+    return np.linspace(-1, 1, count).tolist() if count > 1 else [0.0] * count
 
 
 def _kind(spec: LayerSpec) -> str:
@@ -72,16 +84,19 @@ class Features:
     """The features of a profile, in groups that have one prior variance each.
 
     The groups: `common`, what all axes do alike (a rise with the rate, of the same height everywhere or larger where
-    there are more weights: the rules of thumb are among these; and its bend); `slope`, how much steeper an axis is than
-    that; `smooth`, how else it bends; `kind`, what another code family is worth; `pair`, products of two axes.
+    there are more weights: the rules of thumb are among these; and its bend); `trend`, how much steeper the later axes
+    of a stage are than the earlier ones; `slope`, how much steeper an axis is than all that; `smooth`, how else it
+    bends; `kind`, what another code family is worth; `pair`, products of two axes.
 
     Attributes:
         axes: the choices.
         paired: whether products are among the features.
+        own: whether `slope`, `smooth` and `kind` are, by which every axis may differ from the others.
     """
 
     axes: tuple[Axis, ...]
     paired: bool = False
+    own: bool = True
 
     @cached_property
     def _scale(self) -> tuple[float, float]:
@@ -91,12 +106,12 @@ class Features:
     @cached_property
     def tables(self) -> list[Floats]:
         """For each axis the features of each of its entries, shape (size, n_additive)."""
-        return [np.hstack([self._common[i], *self._own_blocks(i)]) for i in range(len(self.axes))]
+        return [np.hstack([self._common[i], self._trend[i], *self._own_blocks(i)]) for i in range(len(self.axes))]
 
     @cached_property
     def groups(self) -> NDArray[np.str_]:
         """The group of each feature, in order."""
-        names = ["common"] * self._common[0].shape[1]
+        names = ["common"] * self._common[0].shape[1] + ["trend"] * self._trend[0].shape[1]
         for own in self._own:
             names += [name for name, block in own.items() for _ in range(block.shape[1])]
         return np.array(names + ["pair"] * len(self.pairs))
@@ -145,6 +160,13 @@ class Features:
             blocks.append(np.stack(columns, axis=1) / count)
         return blocks
 
+    @cached_property
+    def _trend(self) -> list[Floats]:
+        if not any(axis.depth for axis in self.axes):
+            return [np.zeros((axis.size, 0)) for axis in self.axes]
+        count = math.sqrt(len(self.axes))
+        return [axis.depth * line[:, None] / count for axis, line in zip(self.axes, self.lines, strict=True)]
+
     @property
     def _usual_kind(self) -> str:
         kinds = [kind for axis in self.axes for kind in axis.kinds]
@@ -152,6 +174,8 @@ class Features:
 
     @cached_property
     def _own(self) -> list[dict[str, Floats]]:
+        if not self.own:
+            return []
         return [
             {"slope": self._slope(i), "smooth": _smooth(self.lines[i]), "kind": self._kinds(axis)}
             for i, axis in enumerate(self.axes)

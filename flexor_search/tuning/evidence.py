@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 
 PRIORS = {
     "common": (1.0, 3.0),
+    "trend": (0.3, 3.0),
     "slope": (0.05, 3.0),
     "smooth": (0.05, 3.0),
     "kind": (0.05, 3.0),
@@ -36,7 +37,7 @@ PRIORS = {
 """For each variance, noise variance and factor its middle, and how many times more or less is one standard deviation.
 In units of the spread of the source whose values spread most."""
 _OFFSET_VARIANCE = 100.0
-_DEVIATING = ("common", "slope", "smooth")
+_DEVIATING = ("common", "trend", "slope", "smooth")
 """The groups of features whose weight another source may see differently."""
 
 

@@ -234,3 +234,41 @@ def test_a_choice_never_leaves_bits_unused_for_curves_that_fall():
         assert np.all(np.diff(choice) > 0)
         assert np.allclose(choice, np.maximum.accumulate(term), atol=1e-3 * max(map(np.ptp, model.terms)))
     assert model.best_under(Budget.parse("1bpw")) == SPACE.dearest
+
+
+def stages_of(layers=6, stages=3):
+    """A space of equal layers in stages, and for each variable its depth in the stage from -1 to 1."""
+    shapes = [layer(f"stage{s}.{i}.conv", 32, 32, 3, 3) for s in range(stages) for i in range(layers)]
+    space = make_space(model_of(*shapes), SpaceFile.model_validate({"keep": [], "default": {"rates": ["1-20/20"]}}))
+    return space, [2 * i / (layers - 1) - 1 for _ in range(stages) for i in range(layers)]
+
+
+def trained_in(space, slopes, count, noise, seed=0):
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        profile = tuple(int(i) for i in random.integers(0, 20, len(slopes)))
+        logs = [math.log((index + 1) / 20) for index in profile]
+        value = 0.9 + float(np.dot(slopes, logs)) + noise * random.standard_normal()
+        found.append(Observation(space.allocation(profile), value))
+    return found
+
+
+def test_a_trend_within_stages_is_found_where_single_layers_are_noise():
+    space, depths = stages_of()
+    slopes = [0.002 * (1 - 0.8 * depth) for depth in depths]
+    model = fit_accuracy_model(space, trained_in(space, slopes, 60, noise=0.006))
+    assert not model.features.own
+    rates = np.array([spec.n_in for spec in model.best_under(Budget.parse("0.4bpw")).specs])
+    assert correlation(rates, slopes) > 0.9  # the best rates are proportional to the slopes
+    losses = [row.loss for row in model.sensitivities() if row.label == "1/20"]
+    assert correlation(losses, slopes) > 0.99
+
+
+def test_what_single_layers_differ_by_stays_where_the_data_want_it():
+    space, _ = stages_of()
+    slopes = [0.004 * (i % 2) for i in range(18)]
+    model = fit_accuracy_model(space, trained_in(space, slopes, 200, noise=0.002))
+    assert model.features.own
+    rates = np.array([spec.n_in for spec in model.best_under(Budget.parse("0.4bpw")).specs])
+    assert correlation(rates, slopes) > 0.9
