@@ -5,12 +5,15 @@ The test set is read once for each finished training, from the trained model, af
 
 import csv
 import math
+import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before torch loads OpenMP
 
@@ -51,11 +54,12 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def train_table(
-    path: Path, jobs: Sequence[Job], task: Workload, data: Data, seconds: float = math.inf
+    path: Path, jobs: Sequence[Job], task: Workload, data: Data, seconds: float = math.inf, processes: int = 1
 ) -> list[dict[str, str]]:
     """Train the jobs whose (name, seed) the file does not hold yet; a line is on disk as soon as it is known.
 
-    On a GPU several at a time; on a CPU one after the other. None begins after `seconds`.
+    On a GPU several at a time; on a CPU one after the other, or so many processes of one thread each. None begins after
+    `seconds`.
     """
     started = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -68,6 +72,10 @@ def train_table(
     first = waiting[0].allocation
     recipe = closed_recipe(task.build, data, task.recipe, device, first, {}, Silent())
     on_gpu = device == "cuda"
+    if processes > 1 and not on_gpu:
+        for job, result, test in _in_processes(waiting, (task, data, recipe), started + seconds, processes):
+            rows.append(add_row(path, job, result, test))
+        return rows
     width = models_at_a_time(task.build, data, recipe, device, first, MOST_TOGETHER) if on_gpu else 1
     for start in range(0, len(waiting), width):
         if time.monotonic() - started > seconds:
@@ -122,6 +130,41 @@ def _trained(
             models.append(quantize_(task.build(), job.allocation))
     results = train_together(models, data, recipe, seeds=[job.seed for job in jobs], device=device)
     return list(zip(models, results, strict=True))
+
+
+def _in_processes(
+    jobs: Sequence[Job], common: tuple[Workload, Data, Recipe], ends: float, processes: int
+) -> Iterator[tuple[Job, TrainResult, Score]]:
+    """Train jobs in processes of one thread each, as they end; none begins after `ends`."""
+    fresh = multiprocessing.get_context("spawn")  # a forked process would share OpenMP's threads
+    left, under_way = list(reversed(jobs)), dict[Future[tuple[TrainResult, Score]], Job]()
+    with ProcessPoolExecutor(processes, fresh, initializer=_begin, initargs=common) as pool:
+        while left or under_way:
+            while left and len(under_way) < processes and time.monotonic() < ends:
+                job = left.pop()
+                under_way[pool.submit(_train_here, job)] = job
+            if not under_way:
+                return
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                yield under_way.pop(future), *future.result()
+
+
+_common: tuple[Workload, Data, Recipe]
+
+
+def _begin(*common: Any) -> None:
+    """What a process trains by."""
+    global _common  # the way a pool of processes gives each what all jobs share
+    _common = common
+    use_threads(1)
+
+
+def _train_here(job: Job) -> tuple[TrainResult, Score]:
+    task, data, recipe = _common
+    ((model, result),) = _trained([job], task, data, recipe, "cpu")
+    if isinstance(result, TrainingError):
+        raise result
+    return result, evaluate(model, data.test, device="cpu", recipe=Recipe())
 
 
 def use_threads(threads: int) -> None:

@@ -2,7 +2,8 @@
 
 python studies/resnet20-fashion-mnist/run.py --seconds 3600          # small form: 14x14 images, 16,384 for training
 python studies/resnet20-fashion-mnist/run.py --size full             # full size, for a GPU: several at a time
-python studies/resnet20-fashion-mnist/run.py --seconds 0             # only print what is there
+python studies/resnet20-fashion-mnist/run.py --late --processes 2    # the late pick of the small form, on a CPU
+python studies/resnet20-fashion-mnist/run.py --seconds 0             # only print what is there; with --late, too
 
 In this order, each step written down as soon as it is done, so that it can be stopped at any time and called again:
 1. small form only: one shared network of all allocations is trained, and 300 random ones are scored on it
@@ -13,6 +14,9 @@ In this order, each step written down as soon as it is done, so that it can be s
 4. every candidate trains by one recipe with 5 seeds (trainings.csv): the picks, uniform, stages like 20/16/7, and
    weights^-gamma at the gamma of best validation accuracy;
 5. 30 other random allocations train, to be compared with what was predicted before.
+With --late, the small form only: the model, as it was improved since, is fitted to the validation accuracies of all of
+these and of more trainings that were made on the way (explored.csv); it names a "late pick", once, which trains beside
+the rules of thumb with 5 seeds that nothing was trained with before (late.csv).
 
 Candidates are chosen by validation accuracy; test accuracies are only printed.
 """
@@ -36,6 +40,7 @@ from flexor_search.planning import (
     Allocation,
     Budget,
     SearchSpace,
+    full_precision,
     make_space,
     nearest_uniform,
     project_log_rates,
@@ -54,6 +59,7 @@ SEEDS = (101, 102, 103, 104, 105)
 GAMMA_SEEDS = {"small": (11, 12), "full": (11,)}
 RANDOM_SEEDS = {"small": (21, 22), "full": (21,)}
 SCORES, SEARCHED, RANDOMS = 300, 48, 30
+LATE_SEEDS = (201, 202, 203, 204, 205)
 EPOCHS = {"small": 8, "full": 2}
 """Of a training: 1,024 steps of 128 of the 16,384 images in small, 858 of the 55,000 in full size."""
 SHARED_EPOCHS = 10
@@ -61,7 +67,7 @@ TILT = 0.3
 """Of the allocations that train for the model: their rates go with weights^-TILT, as good ones' do."""
 STAGES = {"layer1": 20, "layer2": 16, "layer3": 7}
 RULES = ("uniform", "stages", "size rule")
-CANDIDATES = ("pick", "shared pick", *RULES)
+CANDIDATES = ("late pick", "pick", "shared pick", *RULES)
 
 
 def random_allocations(space: SearchSpace, count: int, seed: int, tilt: float = 0.0) -> list[Allocation]:
@@ -183,6 +189,7 @@ def print_results(rows: list[dict[str, str]], predictions: dict[str, np.ndarray]
         print(f"  chosen by validation: {chosen}")
         test = {name: mean_and_error(values[name]["test_accuracy"]) for name in names}
         apart = {name: (test[chosen][0] - test[name][0], math.hypot(test[chosen][1], test[name][1])) for name in names}
+        apart[chosen] = (0.0, 0.0)
         for name in (name for name in names if name != chosen):
             print(f"    over {name}: {apart[name][0]:+.2f} +- {apart[name][1]:.2f} points of test accuracy")
         if set(RULES) <= set(names):
@@ -207,6 +214,24 @@ def print_results(rows: list[dict[str, str]], predictions: dict[str, np.ndarray]
         print(f"between two of the seeds {ceiling:.3f}")
 
 
+def read_label(space: SearchSpace, label: str) -> Allocation:
+    """The allocation that a row's label names, of systematic codes and one plane."""
+    specs = [spec if spec == "-" else spec.split("/") for spec in label.split()]
+    body = full_precision(space.model).to_json()
+    for name, spec in zip(body["layers"], specs, strict=True):
+        if spec != "-":
+            body["layers"][name] = {"family": "systematic", "n_in": int(spec[0]), "n_out": int(spec[1])}
+    body["not_searched"] = [name for name, spec in zip(body["layers"], specs, strict=True) if spec == "-"]
+    return Allocation.from_json(space.model, body)
+
+
+def late_pick(folder: Path, fine: SearchSpace) -> dict[str, Allocation]:
+    """The best under each budget by the model fitted to all validation accuracies of the small form, named once."""
+    rows = [row for name in ("trainings.csv", "explored.csv") for row in read_table(folder / name)]
+    observed = [Observation(read_label(fine, row["label"]), float(row["val_accuracy"]), TRAINED) for row in rows]
+    return picks(folder, "late pick", fine, observed)
+
+
 def device_name() -> str:
     """Where to train."""
     import torch
@@ -220,6 +245,8 @@ def main() -> None:
     parser.add_argument("--size", choices=("small", "full"), default="small")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing later than this")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--late", action="store_true", help="the late pick of the small form")
+    parser.add_argument("--processes", type=int, default=1, help="on a CPU, of one thread each")
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--folder", type=Path, default=None, help="default: a folder beside this script")
     given = parser.parse_args()
@@ -229,7 +256,7 @@ def main() -> None:
     size = given.size
     task = workload("resnet20-fashion-mnist-small" if size == "small" else "resnet20-fashion-mnist")
     recipe = replace(task.recipe, epochs=EPOCHS[size], search_epochs=EPOCHS[size])
-    if device_name() == "cuda":
+    if device_name() == "cuda" or given.late:
         recipe = replace(recipe, precision="bfloat16", memory_format="channels_last")
     task = replace(task, recipe=recipe)
     space = make_space(describe(task.build()), read_space_file(HERE / "space.toml"), task.name)
@@ -240,6 +267,21 @@ def main() -> None:
         print("nothing is there yet")
         return
     data = task.load(given.data_dir)
+    if given.late:
+        named_late = late_pick(folder, fine)
+        earlier = read_table(table)
+        jobs = []
+        for seed in LATE_SEEDS:
+            for budget in BUDGETS:
+                some = rules(space, budget)
+                gamma = best_gamma(earlier, budget, len(GAMMA_SEEDS[size]))
+                assert gamma is not None, "the gammas are trained without --late"
+                candidates = {"late pick": named_late[budget.text], "size rule": some[gamma]}
+                candidates |= {name: some[name] for name in ("uniform", "stages")}
+                jobs += [Job(f"{budget.text} {name}", one, seed) for name, one in candidates.items()]
+        train_table(folder / "late.csv", jobs, task, data, given.seconds, given.processes)
+        print_results(read_table(folder / "late.csv"), {}, LATE_SEEDS)
+        return
     observed: dict[str, list[Observation]] = {}
     named: dict[str, dict[str, Allocation]] = {}
     if size == "small":
