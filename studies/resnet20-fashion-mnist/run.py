@@ -225,8 +225,12 @@ def read_label(space: SearchSpace, label: str) -> Allocation:
     return Allocation.from_json(space.model, body)
 
 
-def late_pick(folder: Path, fine: SearchSpace) -> dict[str, Allocation]:
-    """The best under each budget by the model fitted to all validation accuracies of the small form, named once."""
+def late_pick(folder: Path, space: SearchSpace) -> dict[str, Allocation]:
+    """The best under each budget by the model fitted to all validation accuracies of the small form, named once.
+
+    On any n_in from 1 to 20, as the rules are: the trainings on the way had shown that the last layers may have 1.
+    """
+    fine = make_space(space.model, read_space_file("resnet20-layers"), space.model_name)
     rows = [row for name in ("trainings.csv", "explored.csv") for row in read_table(folder / name)]
     observed = [Observation(read_label(fine, row["label"]), float(row["val_accuracy"]), TRAINED) for row in rows]
     return picks(folder, "late pick", fine, observed)
@@ -268,7 +272,7 @@ def main() -> None:
         return
     data = task.load(given.data_dir)
     if given.late:
-        named_late = late_pick(folder, fine)
+        named_late = late_pick(folder, space)
         earlier = read_table(table)
         jobs = []
         for seed in LATE_SEEDS:
