@@ -18,13 +18,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from flexor_search.planning import GAMMAS, Budget, SearchSpace
+from flexor_search.planning import GAMMAS, Budget
 from flexor_search.planning.ties import opened, refined
-from flexor_search.runs import DONE, SEARCH, Measurement
+from flexor_search.runs import SEARCH, Measurement
 from flexor_search.runs.sensitivity import Sensitivity
-from flexor_search.tuning.accuracy_model import TRAINED, AccuracyModel, Observation, fit_accuracy_model
+from flexor_search.tuning.accuracy_model import AccuracyModel, fit_accuracy_model
 from flexor_search.tuning.clock import SearchClock
-from flexor_search.tuning.confirm import Finalists, allocation_of
+from flexor_search.tuning.confirm import ENOUGH_TRAINED, Finalists, trainings
 from flexor_search.tuning.direct import best_so_far
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
@@ -38,9 +38,6 @@ from flexor_search.tuning.trial import Candidate, Trial
 TRIALS, TRIALS_FOR_MANY = 16, 10
 """Trainings of the search for one budget and for several, where none are asked for. Several budgets cover the smaller
 sizes themselves, and their confirmations take longer; so five cost less than half as much again as one."""
-ENOUGH_TRAINED = 5
-"""Trainings for each choice, from which on they have a say in who is a finalist. Fewer move a fit to hundreds of scores
-mostly by their noise; they are for the front, and for the table of what each layer loses."""
 
 
 def sizes(plan: SearchPlan) -> tuple[Budget, ...]:
@@ -101,7 +98,7 @@ def supernet_search(
             begun += 1
         while flow:
             end()
-    trained = _trained(model.space, measurer)
+    trained = trainings(model.space, measurer.run.measurements)
     measured: dict[str, float] | None = {one.allocation.digest: one.value for one in trained}
     both = fit_accuracy_model(model.space, [*scored, *trained]).choosing_from(plan.space)
     replace(found, model=both.to_json()).write(measurer.run.folder)
@@ -199,18 +196,6 @@ def _ordered(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
         yield Candidate(
             onto(plan.space, moved(plan.space, plan.space.profile(allocation), random), budget), "proposed", budget.text
         )
-
-
-def _trained(space: SearchSpace, measurer: Measurer) -> list[Observation]:
-    """The finished trainings of the search, of allocations that the model can tell apart."""
-    latest = {m.key: m for m in measurer.run.measurements if m.phase == SEARCH and m.state == DONE}
-    found = []
-    for measurement in latest.values():
-        allocation = allocation_of(space, measurement)
-        in_menu = space.allocation(space.profile(allocation)) == allocation
-        if in_menu and math.isfinite(measurement.val_accuracy):
-            found.append(Observation(allocation, measurement.val_accuracy, TRAINED))
-    return found
 
 
 def _best(plan: SearchPlan, model: AccuracyModel, budget: Budget) -> Candidate:

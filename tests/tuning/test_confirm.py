@@ -1,7 +1,9 @@
 """Who is trained again, and who is chosen: the best mean that fits, uniform among them."""
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +67,30 @@ def test_accuracy_and_loss_count_alike_and_equal_ranks_go_to_the_smaller():
         SPACE.allocation(least_loss),
         SPACE.allocation(between),
     ]
+
+
+def made(profile, noise=0.0):
+    """The second layer's rate is worth four times the first's."""
+    first, second = ((index + 1) / 20 for index in profile)
+    return 0.9 + 0.01 * math.log(first) + 0.04 * math.log(second) + noise
+
+
+def test_with_enough_trainings_the_models_best_is_a_finalist_and_no_lucky_one_is_alone():
+    random = np.random.default_rng(0)
+    profiles = list(dict.fromkeys(tuple(int(i) for i in random.integers(0, 20, 2)) for _ in range(60)))
+    fitting = [p for p in profiles if BUDGET.fits(SPACE.allocation(p))]
+    lucky = min(fitting, key=made)
+    for count in (5 * len(SPACE.variables) - 1, len(profiles)):
+        some = list(dict.fromkeys([lucky, *profiles]))[:count]
+        rows = searched(*((p, made(p, 0.3 * (p == lucky)), 1 - made(p, 0.3 * (p == lucky))) for p in some))
+        found = finalists(SPACE, BUDGET, rows)
+        assert len(found) == 3
+        assert SPACE.profile(found[1 if count < 10 else 2].allocation) == lucky
+    best = found[1].allocation
+    every = itertools.product(range(20), repeat=2)
+    wanted = max((p for p in every if BUDGET.fits(SPACE.allocation(p))), key=made)
+    assert BUDGET.fits(best)
+    assert made(SPACE.profile(best)) > made(wanted) - 0.005
 
 
 def test_the_uniform_baseline_is_not_its_own_rival():
