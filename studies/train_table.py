@@ -138,15 +138,22 @@ def _in_processes(
     """Train jobs in processes of one thread each, as they end; none begins after `ends`."""
     fresh = multiprocessing.get_context("spawn")  # a forked process would share OpenMP's threads
     left, under_way = list(reversed(jobs)), dict[Future[tuple[TrainResult, Score]], Job]()
+    failed: TrainingError | None = None
     with ProcessPoolExecutor(processes, fresh, initializer=_begin, initargs=common) as pool:
         while left or under_way:
-            while left and len(under_way) < processes and time.monotonic() < ends:
+            while left and len(under_way) < processes and time.monotonic() < ends and failed is None:
                 job = left.pop()
                 under_way[pool.submit(_train_here, job)] = job
             if not under_way:
-                return
+                break
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                yield under_way.pop(future), *future.result()
+                job = under_way.pop(future)
+                try:
+                    yield job, *future.result()
+                except TrainingError as error:
+                    failed = failed or error
+    if failed is not None:
+        raise failed
 
 
 _common: tuple[Workload, Data, Recipe]

@@ -3,7 +3,7 @@
 python studies/resnet20-fashion-mnist/run.py --seconds 3600          # small form: 14x14 images, 16,384 for training
 python studies/resnet20-fashion-mnist/run.py --size full             # full size, for a GPU: several at a time
 python studies/resnet20-fashion-mnist/run.py --late --processes 2    # the late pick of the small form, on a CPU
-python studies/resnet20-fashion-mnist/run.py --seconds 0             # only print what is there; with --late, too
+python studies/resnet20-fashion-mnist/run.py --seconds 0             # train nothing, print what is there; --late, too
 
 In this order, each step written down as soon as it is done, so that it can be stopped at any time and called again:
 1. small form only: one shared network of all allocations is trained, and 300 random ones are scored on it
@@ -59,7 +59,7 @@ SEEDS = (101, 102, 103, 104, 105)
 GAMMA_SEEDS = {"small": (11, 12), "full": (11,)}
 RANDOM_SEEDS = {"small": (21, 22), "full": (21,)}
 SCORES, SEARCHED, RANDOMS = 300, 48, 30
-LATE_SEEDS = (201, 202, 203, 204, 205)
+LATE_SEEDS = (401, 402, 403, 404, 405)
 EPOCHS = {"small": 8, "full": 2}
 """Of a training: 1,024 steps of 128 of the 16,384 images in small, 858 of the 55,000 in full size."""
 SHARED_EPOCHS = 10
@@ -254,6 +254,10 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--folder", type=Path, default=None, help="default: a folder beside this script")
     given = parser.parse_args()
+    if given.late and given.size != "small":
+        parser.error("--late goes with --size small: the trainings made on the way are of the small form")
+    if given.processes > 1 and not given.late:
+        parser.error("--processes goes with --late: everything else trains on a GPU, or one after the other")
     started, folder = time.monotonic(), given.folder or HERE / given.size
     folder.mkdir(parents=True, exist_ok=True)
     use_threads(given.threads)
@@ -272,14 +276,16 @@ def main() -> None:
         return
     data = task.load(given.data_dir)
     if given.late:
-        named_late = late_pick(folder, space)
         earlier = read_table(table)
+        if not (folder / "explored.csv").exists() or any(best_gamma(earlier, b, 2) is None for b in BUDGETS):
+            parser.error(f"--late: {folder} must hold explored.csv and trainings.csv with the gammas of all budgets")
+        named_late = late_pick(folder, space)
         jobs = []
         for seed in LATE_SEEDS:
             for budget in BUDGETS:
                 some = rules(space, budget)
                 gamma = best_gamma(earlier, budget, len(GAMMA_SEEDS[size]))
-                assert gamma is not None, "the gammas are trained without --late"
+                assert gamma is not None
                 candidates = {"late pick": named_late[budget.text], "size rule": some[gamma]}
                 candidates |= {name: some[name] for name in ("uniform", "stages")}
                 jobs += [Job(f"{budget.text} {name}", one, seed) for name, one in candidates.items()]
