@@ -2,11 +2,11 @@
 
 Additive: one curve per layer over its log rate, with a common rise and bend that all layers share (the rules of thumb
 "every layer alike" and "larger layers lower rates" are what it believes before any measurement), and a trend from the
-first to the last layer of a stage. What single layers differ by besides is dropped where the marginal likelihood is
-better without: some dozens of trainings show what layers have in common, and single layers mostly their own noise.
-Interactions between layers are one more variance, kept only if the marginal likelihood wants it. A shared-network score
-is a biased linear view of the trained accuracy, with its own offset, factor, noise and per-layer deviation; each source
-is weighed by the noise found for it.
+first to the last layer of a stage. What single layers differ by besides is dropped where the evidence (the marginal
+likelihood times the prior of the variances) is better without: some dozens of trainings show what layers have in
+common, and single layers mostly their own noise. Interactions between layers are in only where it is better with
+them. A shared-network score is a biased linear view of the trained accuracy, with its own offset, factor, noise and
+per-layer deviation; each source is weighed by the noise found for it.
 
 Why not the best measurement: a single training or score is lucky or not, and the best of many is lucky. The posterior
 mean is not, and since it is additive the best allocation under any budget is found exactly.
@@ -211,6 +211,7 @@ class AccuracyModel:
             "reference": self.reference,
             "values": self.counts,
             "hyperparameters": self.posterior.chosen,
+            "own_terms": self.features.own,
             "interactions": self.has_interactions,
             "interaction_evidence": self.interaction_evidence,
             "sensitivities": [vars(row) for row in self.sensitivities()],

@@ -35,7 +35,8 @@ class Axis:
         kinds: for each entry the name of its kind (code family and planes); entries of another kind may lie off the
             curve.
         weight: how much the axis may matter: the number of weights, or 1.
-        depth: where in its stage the axis stands, from -1, the first, to 1, the last; 0 if it is alone there.
+        depth: where in its stage the axis stands, from -1, the first, to 1, the last; 0 if it is alone there. A stage
+            is what one name before its first number holds, `layer2` of a ResNet; a name without a number is in none.
     """
 
     name: str
@@ -55,7 +56,8 @@ def space_axes(space: SearchSpace) -> tuple[Axis, ...]:
     weights = {layer.name: layer.n_weights for layer in space.model.layers}
     stages: dict[str, list[int]] = {}
     for i, variable in enumerate(space.variables):
-        stages.setdefault(stage_of(variable.layers[0]), []).append(i)
+        name = variable.layers[0]
+        stages.setdefault(stage_of(name) if any(map(str.isdigit, name.split("."))) else name, []).append(i)
     depths = {i: d for some in stages.values() for i, d in zip(some, _spread(len(some)), strict=True)}
     return tuple(
         Axis(

@@ -4,19 +4,21 @@ The best of many single trainings is a lucky one, so nothing is shipped on the s
 uniform baseline takes part in the choice: if nothing beats it, it is what is shipped.
 """
 
+import hashlib
 import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, nearest_uniform
 from flexor_search.runs import CONFIRM, DONE, FULL_PRECISION, MAX_SEEDS, SEARCH, Measurement, MetricWords, Run
-from flexor_search.tuning.accuracy_model import TRAINED, Observation, fit_accuracy_model
+from flexor_search.tuning.accuracy_model import TRAINED, AccuracyModel, Observation, fit_accuracy_model
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
-from flexor_search.tuning.trial import Candidate, Trial
+from flexor_search.tuning.trial import Candidate, Trial, each_once
 
 Finalists = Mapping[str, Sequence[Candidate]]
 """Who trains in full, by the text of the budget."""
@@ -33,22 +35,29 @@ def confirmation_seeds(seed: int, count: int) -> tuple[int, ...]:
     return tuple(MAX_SEEDS * (seed + 1) + index for index in range(count))
 
 
-def finalists(space: SearchSpace, budget: Budget, measurements: Sequence[Measurement]) -> list[Candidate]:
+def finalists(
+    space: SearchSpace, budget: Budget, measurements: Sequence[Measurement], model: AccuracyModel | None = None
+) -> list[Candidate]:
     """The uniform baseline of a budget, then the best allocations that fit it.
 
-    With enough trainings the first is what the model of accuracy fitted to them says, trained or not: in replays that
-    gained 0.55 points where the best of 20 to 40 observed gained 0.36 to 0.48 (docs/log.md). The others are the best
-    measured, by the mean of two ranks, by accuracy and by loss: the loss of one training says more about an allocation
-    than its accuracy does, and the two together more than either.
+    The first of them is the best of all by the model of accuracy, if there is one, trained or not, unless its training
+    failed or was stopped: the best of many observed is a lucky one (docs/log.md). The others are the best measured, by
+    the mean of two ranks, by accuracy and by loss: the loss of one training says more about an allocation than its
+    accuracy does, and the two together more than either.
+
+    Args:
+        space: the menus.
+        budget: one of those asked for.
+        measurements: of the run.
+        model: fitted to them, from `model_of_trainings`.
     """
     uniform = nearest_uniform(space, budget)
     chosen = [Candidate(uniform, "uniform", budget.text)] if uniform is not None else []
-    latest = {m.key: m for m in measurements}  # one whose file was lost was made again
+    searched = _searched(measurements)
     fitting = [
         m
-        for m in sorted(latest.values(), key=lambda m: m.number)  # an interruption may have changed the order of lines
-        if m.phase == SEARCH
-        and m.state == DONE
+        for m in searched
+        if m.state == DONE
         and (uniform is None or m.digest != uniform.digest)
         and budget.fits(allocation_of(space, m), space.model_name)
     ]
@@ -56,27 +65,38 @@ def finalists(space: SearchSpace, budget: Budget, measurements: Sequence[Measure
     by_loss = sorted(fitting, key=lambda m: m.val_loss)
     ranked = sorted(fitting, key=lambda m: (by_accuracy.index(m) + by_loss.index(m), m.file_bytes, m.number))
     best = [Candidate(allocation_of(space, m), m.kind, budget.text) for m in ranked]
-    trained = trainings(space, list(latest.values()))
-    if len(trained) >= ENOUGH_TRAINED * len(space.variables):
-        predicted = fit_accuracy_model(space, trained).best_under(budget)
-        measured = {m.digest: m.kind for m in latest.values()}
-        best.insert(0, Candidate(predicted, measured.get(predicted.digest, "proposed"), budget.text))
-    unique: dict[str, Candidate] = {}
-    for candidate in [*chosen, *best]:
-        unique.setdefault(candidate.allocation.digest, candidate)
-    return list(unique.values())[: len(chosen) + FINALISTS]
+    if model is not None:
+        predicted = model.best_under(budget)
+        known = {m.digest: m for m in searched}.get(predicted.digest)
+        if known is None or known.state == DONE:
+            best.insert(0, Candidate(predicted, known.kind if known is not None else "proposed", budget.text))
+    return list(each_once([*chosen, *best]))[: len(chosen) + FINALISTS]
+
+
+def model_of_trainings(space: SearchSpace, measurements: Sequence[Measurement]) -> AccuracyModel | None:
+    """The model of accuracy fitted to the trainings of a search; None where they are too few.
+
+    Weak trainings that were stopped are no part of it, so it is of allocations that were worth finishing.
+    """
+    trained = trainings(space, measurements)
+    return fit_accuracy_model(space, trained) if len(trained) >= ENOUGH_TRAINED * len(space.variables) else None
 
 
 def trainings(space: SearchSpace, measurements: Sequence[Measurement]) -> list[Observation]:
     """The finished trainings of the search, of allocations that a model of this space can tell apart."""
-    latest = {m.key: m for m in measurements if m.phase == SEARCH and m.state == DONE}
     found = []
-    for measurement in sorted(latest.values(), key=lambda m: m.number):
+    for measurement in _searched(measurements):
         allocation = allocation_of(space, measurement)
         in_menu = space.allocation(space.profile(allocation)) == allocation
-        if in_menu and math.isfinite(measurement.val_accuracy):
+        if measurement.state == DONE and in_menu and math.isfinite(measurement.val_accuracy):
             found.append(Observation(allocation, measurement.val_accuracy, TRAINED))
     return found
+
+
+def _searched(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """The trainings of the search by number; the later one where one whose file was lost was made again."""
+    latest = {m.key: m for m in measurements if m.phase == SEARCH}
+    return sorted(latest.values(), key=lambda m: m.number)  # an interruption may have changed the order of lines
 
 
 def confirm(
@@ -100,10 +120,11 @@ def confirm(
         team: trains several at a time; None: one at a time.
         named: the finalists; None: those that the measurements of the search say.
     """
+    if named is None:
+        named = _named_by_trainings(space, budgets, measurer)
     candidates: dict[str, Candidate] = {}
     for budget in budgets:
-        of_budget = named[budget.text] if named is not None else finalists(space, budget, measurer.run.measurements)
-        for candidate in of_budget:
+        for candidate in named[budget.text]:
             candidates.setdefault(candidate.allocation.digest, candidate)
     full = Candidate(full_precision(space.model), FULL_PRECISION)
     everything = [*candidates.values(), full]
@@ -123,6 +144,25 @@ def confirm(
                 flow.begin(Trial(candidate, CONFIRM, seed))
         while flow:
             end()
+
+
+def _named_by_trainings(space: SearchSpace, budgets: Sequence[Budget], measurer: Measurer) -> Finalists:
+    """The finalists that the trainings of the search say, agreed on by workers that made the same ones.
+
+    A fit may end otherwise on another machine, by rounding alone.
+    """
+    measurements = measurer.run.measurements
+    seen = [[m.digest, m.seed, m.state, m.val_accuracy, m.val_loss] for m in _searched(measurements)]
+    of = hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
+
+    def offer() -> dict[str, Any]:
+        model = model_of_trainings(space, measurements)
+        named = {budget.text: finalists(space, budget, measurements, model) for budget in budgets}
+        return {text: [candidate.to_json() for candidate in some] for text, some in named.items()}
+
+    texts = ",".join(budget.text for budget in budgets)
+    agreed = measurer.agree(f"finalists at {texts} of {of}", offer, lambda _: True)
+    return {text: [Candidate.from_json(space, body) for body in some] for text, some in agreed.items()}
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,17 @@ def own_rates(model: AccuracyModel, groups: Sequence[Sequence[str]]) -> dict[str
     Returns:
         Those layers whose fall from the highest to the lowest rate differs from the mean of the others in their group
         by more than `STANDARD_ERRORS`, and by how many: above 0 where the layer's rate matters more. The layer that
-        differs most goes first, and the others are compared again without it.
+        differs most goes first, and the others are compared again without it. A trend that all stages have does not
+        count: it tells no layer from the others of its group by itself. None where the model has no terms of single
+        layers.
     """
+    if not model.features.own:
+        return {}
     names = [variable.name for variable in model.space.variables]
     n = model.features.n_additive
     covariance, weights = model.posterior.covariance[1 : 1 + n, 1 : 1 + n], model.posterior.weights[:n]
-    falls = {name: table[-1] - table[0] for name, table in zip(names, model.features.tables, strict=True)}
+    alone_in = model.features.groups[:n] != "trend"
+    falls = {name: alone_in * (table[-1] - table[0]) for name, table in zip(names, model.features.tables, strict=True)}
     found: dict[str, float] = {}
     for group in groups:
         together, alone = list(group), {}

@@ -3,8 +3,8 @@
 A model of accuracy is fitted to the scores of the shared network (shared_scores.py), and once there are enough also to
 the trainings of the search: the uniform allocation and the rules of thumb of each budget, and what the model itself
 finds best there. Finalists are chosen by what the model predicts, never by the luckiest score; the uniform allocation
-is always one of them. For one budget so are the rules of thumb; for several the one predicted best is trained in the
-search beside the model's own, and one of the two is confirmed, as these pairs of trainings say together.
+is always one of them. For one budget so are the rules of thumb; for several the middle one is trained in the search
+beside the model's own, and one of the two is confirmed, as these pairs of trainings say together.
 
 Where ties between layers were found, scores and model are of the space with these ties opened; ties of a file stay.
 The scores say which layers get a rate of their own (refine.py), once: that is in sensitivity.json, and neither
@@ -13,14 +13,14 @@ the sums of the curves of tied layers; predictions stay those of the opened spac
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from flexor_search.planning import GAMMAS, Budget
 from flexor_search.planning.ties import opened, refined
-from flexor_search.runs import SEARCH, Measurement
+from flexor_search.runs import DONE, SEARCH, Measurement
 from flexor_search.runs.sensitivity import Sensitivity
 from flexor_search.tuning.accuracy_model import AccuracyModel, fit_accuracy_model
 from flexor_search.tuning.clock import SearchClock
@@ -33,7 +33,7 @@ from flexor_search.tuning.optuna_backend import StudyRecord
 from flexor_search.tuning.proposals import SearchPlan, ladder, moved, onto, rule_candidate, uniform_candidate
 from flexor_search.tuning.refine import own_rates, told
 from flexor_search.tuning.shared_scores import observations
-from flexor_search.tuning.trial import Candidate, Trial
+from flexor_search.tuning.trial import Candidate, Trial, each_once
 
 TRIALS, TRIALS_FOR_MANY = 16, 10
 """Trainings of the search for one budget and for several, where none are asked for. Several budgets cover the smaller
@@ -99,92 +99,97 @@ def supernet_search(
         while flow:
             end()
     trained = trainings(model.space, measurer.run.measurements)
-    measured: dict[str, float] | None = {one.allocation.digest: one.value for one in trained}
     both = fit_accuracy_model(model.space, [*scored, *trained]).choosing_from(plan.space)
     replace(found, model=both.to_json()).write(measurer.run.folder)
     for doubt in both.doubts()[:2]:
         observer.message(f"the model of accuracy: {doubt}")
     if len(trained) >= ENOUGH_TRAINED * len(plan.space.variables):
-        model, measured = both, None
-    return finalists(plan, model, measured, len(measurer.data.validation))
+        return finalists(plan, both)
+    values = {m.digest: m.val_accuracy if m.state == DONE else -math.inf for m in done}
+    return finalists(plan, model, Tried(values, len(measurer.data.validation)))
 
 
 def candidates(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
     """What the search trains, most needed first, each allocation once; never the same without end."""
-    return _each_once(_ordered(plan, model))
+    return each_once(_ordered(plan, model))
 
 
-def finalists(
-    plan: SearchPlan, model: AccuracyModel, measured: Mapping[str, float] | None = None, images: int = 0
-) -> dict[str, list[Candidate]]:
+@dataclass(frozen=True)
+class Tried:
+    """What the search trained.
+
+    Attributes:
+        values: digest -> validation accuracy; minus infinity for what failed.
+        images: of which an accuracy is the share that is classified rightly.
+    """
+
+    values: Mapping[str, float]
+    images: int
+
+
+def finalists(plan: SearchPlan, model: AccuracyModel, tried: Tried | None = None) -> dict[str, list[Candidate]]:
     """Who trains in full, by the text of the budget.
 
     For one budget uniform, the model's best and all rules of thumb. For several, each of which is confirmed, uniform
-    and one of two: the model's best, or the rule of thumb that the model thinks most of.
+    and one of two: the model's best, or the rule of thumb that was trained beside it.
 
     Args:
         plan: the search.
         model: of accuracy.
-        measured: digest -> validation accuracy of what the search trained, by which one of the two is taken: a
-            short training is noisy, but it has no bias, as the scores of a shared network have (docs/log.md).
-            None: the model is fitted to enough trainings to decide itself.
-        images: of which an accuracy is the share that is classified rightly.
+        tried: decides between the two: a short training is noisy, but it has no bias, as the scores of a shared network
+            have (docs/log.md). None: the model is fitted to enough trainings to be trusted.
     """
-    rules = {budget.text: _rules(plan, budget) for budget in plan.budgets}
-    others = {budget.text: [_best(plan, model, budget), *rules[budget.text]] for budget in plan.budgets}
+    others = {b.text: [_best(model, b), *(rule_candidate(plan.space, b, g) for g in GAMMAS)] for b in plan.budgets}
     if len(plan.budgets) > 1:
-        pairs = {text: (best, _likeliest(model, rules[text])) for text, (best, *_) in others.items()}
-        leads = _leads(list(pairs.values()), model, measured, images)
-        others = {text: [pair[lead > 0]] for (text, pair), lead in zip(pairs.items(), leads, strict=True)}
-    return {
-        budget.text: list(_each_once([*uniform_candidate(plan.space, budget), *others[budget.text]]))
-        for budget in plan.budgets
-    }
+        pairs = {budget.text: (_best(model, budget), _rule(plan, budget)) for budget in plan.budgets}
+        leads = dict.fromkeys(pairs, 0.0)
+        if tried is not None:
+            values = [[tried.values.get(one.allocation.digest, math.nan) for one in pair] for pair in pairs.values()]
+            leads = dict(zip(pairs, leads_of_rules(values, tried.images), strict=True))
+        others = {text: [pair[leads[text] > 0]] for text, pair in pairs.items()}
+    return {b.text: list(each_once([*uniform_candidate(plan.space, b), *others[b.text]])) for b in plan.budgets}
 
 
-def _leads(
-    pairs: Sequence[tuple[Candidate, Candidate]],
-    model: AccuracyModel,
-    measured: Mapping[str, float] | None,
-    images: int,
-) -> list[float]:
+def leads_of_rules(values: Sequence[Sequence[float]], images: int) -> list[float]:
     """By how much the second of each pair is better than the first, as all pairs say together.
 
     Two short trainings differ by chance as much as by their allocations, and whether a model knows more of a network
-    than a rule of thumb is much the same question at every budget. So each difference is moved towards their mean, the
-    more, the less they vary beyond the noise that an accuracy has by its images alone (an empirical Bayes estimate).
-    A pair of which one was not trained, because it failed or because the time was up, says that the other is better.
+    than a rule of thumb does is much the same question at every budget. So each difference is moved towards the mean
+    of all, the more, the less they vary beyond noise (an empirical Bayes estimate). The noise of a difference is taken
+    to be that of one accuracy as a share of images: trainings that differ by their seeds alone were found to vary by
+    about half of that each (studies/resnet20-fashion-mnist).
+
+    Args:
+        values: a pair of accuracies for each budget: nan where none was trained, because the time was up or because
+            both are the same allocation; minus infinity for one that failed.
+        images: that an accuracy is of.
+
+    Returns:
+        One number a pair. Where one was not trained the mean of the others, where one failed an infinity.
     """
-    if measured is None:
-        found = [model.predict([one.allocation for one in pair])[0] for pair in pairs]
-        return [float(second - first) for first, second in found]
-    values = [[measured.get(one.allocation.digest, -math.inf) for one in pair] for pair in pairs]
-    known = np.array([pair for pair in values if np.isfinite(pair).all()]).reshape(-1, 2)
-    apart = known[:, 1] - known[:, 0]
+    apart = np.array([second - first for first, second in values if first != second])
+    apart = apart[np.isfinite(apart)]
     mean, kept = float(apart.mean()) if len(apart) else 0.0, 1.0
     if len(apart) > 1:
-        share = float(np.clip(known.mean(), 0, 1))
-        noise = 2 * share * (1 - share) / max(images, 1)
-        kept = max(0.0, 1 - noise / max(float(apart.var(ddof=1)), 1e-12))
+        share = float(np.clip(np.mean([value for pair in values for value in pair if math.isfinite(value)]), 0, 1))
+        kept = max(0.0, 1 - share * (1 - share) / images / max(float(apart.var(ddof=1)), 1e-12))
     leads = []
     for first, second in values:
-        if math.isfinite(first) and math.isfinite(second):
-            leads.append(mean + kept * (second - first - mean))
-        else:
-            leads.append(mean if first == second else second - first)
+        lead = second - first
+        leads.append(mean if math.isnan(lead) else mean + kept * (lead - mean) if math.isfinite(lead) else lead)
     return leads
 
 
 def _ordered(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
     smaller = ladder(plan.space, plan.budgets)
     for budget in plan.budgets:
-        rules = _rules(plan, budget)
         if len(plan.budgets) == 1:
-            yield from (*uniform_candidate(plan.space, budget), _best(plan, model, budget), *rules)
+            yield from (*uniform_candidate(plan.space, budget), _best(model, budget))
+            yield from (rule_candidate(plan.space, budget, gamma) for gamma in GAMMAS)
         else:  # the uniform ones are confirmed anyway
-            yield from (_best(plan, model, budget), _likeliest(model, rules))
+            yield from (_best(model, budget), _rule(plan, budget))
     for budget in smaller:
-        yield _best(plan, model, budget)
+        yield _best(model, budget)
     for budget in smaller:
         yield from uniform_candidate(plan.space, budget)
     # More than that is for those who ask for it: what may well be best, and what lies near it.
@@ -198,22 +203,10 @@ def _ordered(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
         )
 
 
-def _best(plan: SearchPlan, model: AccuracyModel, budget: Budget) -> Candidate:
+def _best(model: AccuracyModel, budget: Budget) -> Candidate:
     return Candidate(model.best_under(budget), "proposed", budget.text)
 
 
-def _each_once(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-    seen: set[str] = set()
-    for candidate in candidates:
-        if candidate.allocation.digest not in seen:
-            seen.add(candidate.allocation.digest)
-            yield candidate
-
-
-def _rules(plan: SearchPlan, budget: Budget) -> list[Candidate]:
-    return [rule_candidate(plan.space, budget, gamma) for gamma in GAMMAS]
-
-
-def _likeliest(model: AccuracyModel, rules: Sequence[Candidate]) -> Candidate:
-    predicted = model.predict([rule.allocation for rule in rules])[0]
-    return rules[int(np.argmax(predicted))]
+def _rule(plan: SearchPlan, budget: Budget) -> Candidate:
+    """The middle one of the rules of thumb: what a shared network thinks of them is no better than the middle."""
+    return rule_candidate(plan.space, budget, GAMMAS[len(GAMMAS) // 2])

@@ -1,6 +1,6 @@
 """What is to be trained: an allocation and what it is there for, at a fidelity and with a seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,15 @@ class Candidate:
     def from_json(cls, space: SearchSpace, body: dict[str, Any]) -> "Candidate":
         """The same, from there."""
         return cls(Allocation.from_json(space.model, body["allocation"]), body["kind"], body["budget"])
+
+
+def each_once(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+    """Candidates in their order, each allocation once."""
+    seen: set[str] = set()
+    for candidate in candidates:
+        if candidate.allocation.digest not in seen:
+            seen.add(candidate.allocation.digest)
+            yield candidate
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def _split(name: str, folder: Path, classes: list[str]) -> FileSplit:
     told = monotonic()
     for label, each in enumerate(classes):
         before = len(files)
-        files += [(path, size, label) for path, size in _images(str(folder / each), each)]
+        images = sorted(_images(str(folder / each), each))  # by folder, then by name, as torchvision lists them
+        files += [(f"{below}/{file}", size, label) for below, file, size in images]
         if len(files) == before:
             raise DataError(
                 f"data: the class folder {folder / each} holds no images ({', '.join(EXTENSIONS)}); fill it, or take "
@@ -86,15 +87,11 @@ def _split(name: str, folder: Path, classes: list[str]) -> FileSplit:
     return file_split(name, folder, files, SIDE)
 
 
-def _images(folder: str, below: str) -> Iterator[tuple[str, int]]:
-    """Images of a class and their sizes in bytes: those of the folder by name, then those of its folders."""
+def _images(folder: str, below: str) -> Iterator[tuple[str, str, int]]:
+    """Images of a class and of the folders in its folder: path below the class folders, name, size in bytes."""
     with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    folders = []
-    for entry in ordered:
-        if entry.is_dir():
-            folders.append(entry)
-        elif entry.name.lower().endswith(EXTENSIONS):
-            yield f"{below}/{entry.name}", entry.stat().st_size
-    for entry in folders:
-        yield from _images(entry.path, f"{below}/{entry.name}")
+        for entry in entries:
+            if entry.is_dir():
+                yield from _images(entry.path, f"{below}/{entry.name}")
+            elif entry.name.lower().endswith(EXTENSIONS):
+                yield below, entry.name, entry.stat().st_size

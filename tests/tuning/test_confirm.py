@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flexor_search.planning import full_precision, nearest_uniform
 from flexor_search.runs import CONFIRM, FAILED, SEARCH, STOPPED
 from flexor_search.tuning import choose, confirm, confirmation_seeds, finalists, groups
-from flexor_search.tuning.confirm import best_confirmed
+from flexor_search.tuning.confirm import best_confirmed, model_of_trainings
 
 from .models import FakeMeasurer, Recorder, budgets, measured, new_run, space_of
 
@@ -83,7 +83,9 @@ def test_with_enough_trainings_the_models_best_is_a_finalist_and_no_lucky_one_is
     for count in (5 * len(SPACE.variables) - 1, len(profiles)):
         some = list(dict.fromkeys([lucky, *profiles]))[:count]
         rows = searched(*((p, made(p, 0.3 * (p == lucky)), 1 - made(p, 0.3 * (p == lucky))) for p in some))
-        found = finalists(SPACE, BUDGET, rows)
+        model = model_of_trainings(SPACE, rows)
+        assert (model is None) == (count < 10)
+        found = finalists(SPACE, BUDGET, rows, model)
         assert len(found) == 3
         assert SPACE.profile(found[1 if count < 10 else 2].allocation) == lucky
     best = found[1].allocation
@@ -91,6 +93,11 @@ def test_with_enough_trainings_the_models_best_is_a_finalist_and_no_lucky_one_is
     wanted = max((p for p in every if BUDGET.fits(SPACE.allocation(p))), key=made)
     assert BUDGET.fits(best)
     assert made(SPACE.profile(best)) > made(wanted) - 0.005
+    for state in (FAILED, STOPPED):  # trained, and not worth finishing
+        known = [*rows, measured(best, len(rows), 0.1, state=state)]
+        found = finalists(SPACE, BUDGET, known, model)
+        assert len(found) == 3
+        assert best not in [candidate.allocation for candidate in found]
 
 
 def test_the_uniform_baseline_is_not_its_own_rival():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from flexor_search.planning import GAMMAS, nearest_uniform, size_rule
-from flexor_search.runs import CONFIRM, SEARCH
+from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH
 from flexor_search.runs.sensitivity import FILE, Sensitivity, SharedScore, read_sensitivity
 from flexor_search.training import SharedNetworkError
 from flexor_search.tuning import SearchPlan, choose, confirm, shared_scores, strategy
@@ -21,8 +21,10 @@ from flexor_search.tuning.strategy import choose_course, follow, search_by
 from flexor_search.tuning.supernet_strategy import (
     TRIALS,
     TRIALS_FOR_MANY,
+    Tried,
     candidates,
     finalists,
+    leads_of_rules,
     sizes,
     supernet_search,
 )
@@ -317,12 +319,15 @@ def test_of_several_budgets_the_better_of_the_models_best_and_a_rule_is_confirme
     model = fit_accuracy_model(space, observations(space, made_scores(space, lambda a: 1 - worth(a) / 40)))
     pairs = pairs_of(plan, model)
     for choice in (0, 1):
-        measured = {pair[side].allocation.digest: 0.8 if side == choice else 0.7 for pair in pairs for side in (0, 1)}
-        named = finalists(plan, model, measured, 5_000)
+        values = {pair[side].allocation.digest: 0.8 if side == choice else 0.7 for pair in pairs for side in (0, 1)}
+        named = finalists(plan, model, Tried(values, 5_000))
         assert [named[budget.text][-1] for budget in SEVERAL] == [pair[choice] for pair in pairs]
-    for measured in ({}, None):  # nothing of it was trained; as predicted
-        assert [one[-1] for one in finalists(plan, model, measured).values()] == [best for best, _ in pairs]
+    for tried in (Tried({}, 5_000), None):  # nothing of it was trained; as predicted
+        assert [one[-1] for one in finalists(plan, model, tried).values()] == [best for best, _ in pairs]
     assert set(sizes(plan)) == {*SEVERAL, *ladder(space, SEVERAL)}
+
+
+NAN, INF = math.nan, math.inf
 
 
 @pytest.mark.parametrize(
@@ -331,25 +336,34 @@ def test_of_several_budgets_the_better_of_the_models_best_and_a_rule_is_confirme
         ([0.01, 0.012, -0.002, 0.008, 0.01], 5_000, [True] * 5),  # one of them has been lucky
         ([0.01, 0.012, -0.002, 0.008, 0.01], 500_000, [True, True, False, True, True]),  # that is no luck
         ([0.01, 0.012, -0.3, 0.008, 0.01], 5_000, [True, True, False, True, True]),
-        ([0.01, math.inf, -math.inf, 0.01, 0.01], 5_000, [True, True, False, True, True]),  # one of the pair has failed
-        ([0.01, math.nan, -0.002, 0.01, 0.01], 5_000, [True] * 5),  # of one pair both have
-        ([-0.01, math.nan, 0.002, -0.01, -0.01], 5_000, [False] * 5),
-        ([math.nan, math.nan, 0.002, math.nan, math.nan], 5_000, [True] * 5),
-        ([0.0, 0.0, 0.0, 0.0, 0.0], 5_000, [False] * 5),
+        ([0.01, INF, -INF, 0.01, 0.01], 5_000, [True, True, False, True, True]),  # the other one has failed
+        ([0.01, NAN, -0.002, 0.01, 0.01], 5_000, [True] * 5),  # not trained, or the same allocation
+        ([-0.01, NAN, 0.002, -0.01, -0.01], 5_000, [False] * 5),
+        ([NAN, NAN, 0.002, NAN, NAN], 5_000, [True] * 5),
+        ([NAN] * 5, 5_000, [False] * 5),
+        ([0.0] * 5, 5_000, [False] * 5),
     ],
 )
 def test_pairs_of_all_budgets_say_together_whether_the_rules_are_better(leads, images, rules):
+    def pair(lead):
+        return (-INF, 0.8) if lead == INF else (0.8, 0.8 + lead)
+
+    found = leads_of_rules([pair(lead) for lead in leads], images)
+    assert [lead > 0 for lead in found] == rules
+    assert all(not math.isnan(lead) for lead in found)
+    assert leads_of_rules([(-INF, -INF), *map(pair, leads)], images)[1:] == found  # where both failed nothing is known
+
+
+def test_what_failed_is_not_confirmed_where_the_other_one_can_be(tmp_path):
     space = space_of(many_layers)
-    plan = plan_for(space, SEVERAL)
-    model = fit_accuracy_model(space, observations(space, made_scores(space, lambda a: 1 - worth(a) / 40)))
-    measured = {}
-    for (best, rule), lead in zip(pairs_of(plan, model), leads, strict=True):
-        if not math.isnan(lead) and lead < math.inf:
-            measured[best.allocation.digest] = 0.8
-        if not math.isnan(lead) and lead > -math.inf:
-            measured[rule.allocation.digest] = 0.8 + (lead if math.isfinite(lead) else 0.0)
-    named = finalists(plan, model, measured, images)
-    assert [one[-1].kind.startswith("size") for one in named.values()] == rules
+    plan = plan_for(space, SEVERAL, trials=TRIALS_FOR_MANY)
+    scores = made_scores(space, lambda a: 1 - worth(a) / 40)
+    pairs = pairs_of(plan, fit_accuracy_model(space, observations(space, scores)))
+    failing = {pairs[1][0].allocation.digest, pairs[3][1].allocation.digest}
+    measurer = FakeMeasurer(tmp_path / "x", lambda a: 0.5, state=lambda a: FAILED if a.digest in failing else DONE)
+    named = supernet_search(plan, scores, measurer, Recorder())
+    assert named[SEVERAL[1].text][-1].allocation == pairs[1][1].allocation
+    assert named[SEVERAL[3].text][-1].allocation == pairs[3][0].allocation
 
 
 def test_a_search_of_several_budgets_mends_a_shared_network_that_is_wrong(tmp_path):
