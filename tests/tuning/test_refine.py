@@ -59,6 +59,12 @@ def test_layers_that_are_alike_stay_tied_for_the_most_part(seed):
     assert len(own_rates(fitted([1] * 6 + [0.5] * 2, 120, 0.01, seed), GROUPS)) <= 1
 
 
+@pytest.mark.parametrize("noise", [0.003, 0.03])
+def test_a_trend_from_the_first_to_the_last_layer_of_every_stage_unties_nothing(noise):
+    slopes = [1.3 - 0.12 * i for i in range(6)] + [1.3, 0.7]
+    assert len(own_rates(fitted(slopes, 150, noise), GROUPS)) <= 1
+
+
 def test_few_values_untie_nothing():
     assert own_rates(fitted([1, 1, 1, 1, 1, 3, 0.5, 0.5], 6, 0.02), GROUPS) == {}
 
