@@ -2,7 +2,7 @@
 
 python studies/resnet20-fashion-mnist/run.py --seconds 3600          # small form: 14x14 images, 16,384 for training
 python studies/resnet20-fashion-mnist/run.py --size full             # full size, for a GPU: several at a time
-python studies/resnet20-fashion-mnist/run.py --late --processes 2    # the late pick of the small form, on a CPU
+python studies/resnet20-fashion-mnist/run.py --late --processes 2    # the late pick, on a CPU; --size full for a GPU
 python studies/resnet20-fashion-mnist/run.py --seconds 0             # train nothing, print what is there; --late, too
 
 In this order, each step written down as soon as it is done, so that it can be stopped at any time and called again:
@@ -14,8 +14,8 @@ In this order, each step written down as soon as it is done, so that it can be s
 4. every candidate trains by one recipe with 5 seeds (trainings.csv): the picks, uniform, stages like 20/16/7, and
    weights^-gamma at the gamma of best validation accuracy;
 5. 30 other random allocations train, to be compared with what was predicted before.
-With --late, the small form only: the model, as it was improved since, is fitted to the validation accuracies of all of
-these and of more trainings that were made on the way (explored.csv); it names a "late pick", once, which trains beside
+With --late: the model, as it was improved since, is fitted to the validation accuracies of all of these, and in the
+small form of more trainings that were made on the way (explored.csv); it names a "late pick", once, which trains beside
 the rules of thumb with 5 seeds that nothing was trained with before (late.csv).
 
 Candidates are chosen by validation accuracy; test accuracies are only printed.
@@ -226,7 +226,7 @@ def read_label(space: SearchSpace, label: str) -> Allocation:
 
 
 def late_pick(folder: Path, space: SearchSpace) -> dict[str, Allocation]:
-    """The best under each budget by the model fitted to all validation accuracies of the small form, named once.
+    """The best under each budget by the model fitted to all validation accuracies there are, named once.
 
     On any n_in from 1 to 20, as the rules are: the trainings on the way had shown that the last layers may have 1.
     """
@@ -249,13 +249,11 @@ def main() -> None:
     parser.add_argument("--size", choices=("small", "full"), default="small")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing later than this")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--late", action="store_true", help="the late pick of the small form")
+    parser.add_argument("--late", action="store_true", help="the late pick")
     parser.add_argument("--processes", type=int, default=1, help="on a CPU, of one thread each")
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--folder", type=Path, default=None, help="default: a folder beside this script")
     given = parser.parse_args()
-    if given.late and given.size != "small":
-        parser.error("--late goes with --size small: the trainings made on the way are of the small form")
     if given.processes > 1 and not given.late:
         parser.error("--processes goes with --late: everything else trains on a GPU, or one after the other")
     started, folder = time.monotonic(), given.folder or HERE / given.size
@@ -277,8 +275,10 @@ def main() -> None:
     data = task.load(given.data_dir)
     if given.late:
         earlier = read_table(table)
-        if not (folder / "explored.csv").exists() or any(best_gamma(earlier, b, 2) is None for b in BUDGETS):
-            parser.error(f"--late: {folder} must hold explored.csv and trainings.csv with the gammas of all budgets")
+        if any(best_gamma(earlier, budget, len(GAMMA_SEEDS[size])) is None for budget in BUDGETS):
+            parser.error(
+                f"--late: {folder} must hold trainings.csv with the gammas of all budgets; run without it first"
+            )
         named_late = late_pick(folder, space)
         jobs = []
         for seed in LATE_SEEDS:
