@@ -34,7 +34,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from train_table import Job, mean_and_error, points, read_table, train_table, use_threads
+from train_table import Job, mean_and_error, points, print_table, read_table, train_table, use_threads
 
 from flexor_search.planning import (
     Allocation,
@@ -54,6 +54,8 @@ from flexor_search.workloads import Data, Workload, workload
 
 HERE = Path(__file__).parent
 BUDGETS = tuple(map(Budget.parse, ("0.3bpw", "0.4bpw", "0.47bpw", "0.6bpw")))
+HALVES = tuple(map(Budget.parse, ("0.5bpw", "0.344bpw", "0.266bpw")))
+"""Half of what the paper's codes take or store in ../half-the-bits, beyond 0.4 and 0.3."""
 GAMMAS = (0.25, 0.5, 0.75, 1.0)
 SEEDS = (101, 102, 103, 104, 105)
 GAMMA_SEEDS = {"small": (11, 12), "full": (11,)}
@@ -130,13 +132,15 @@ def shared_scores(folder: Path, space: SearchSpace, task: Workload, data: Data) 
     return found
 
 
-def picks(folder: Path, name: str, space: SearchSpace, observed: list[Observation]) -> dict[str, Allocation]:
+def picks(
+    folder: Path, name: str, space: SearchSpace, observed: list[Observation], budgets: tuple[Budget, ...] = BUDGETS
+) -> dict[str, Allocation]:
     """A model's best under each budget, named once, before any of them is trained."""
     path = folder / "picks.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if name not in known:
         model = fit_accuracy_model(space, observed)
-        named = {budget.text: model.best_under(budget).to_json() for budget in BUDGETS}
+        named = {budget.text: model.best_under(budget).to_json() for budget in budgets}
         known[name] = {"picks": named, "model": model.to_json()}
         path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return {text: Allocation.from_json(space.model, body) for text, body in known[name]["picks"].items()}
@@ -233,7 +237,8 @@ def late_pick(folder: Path, space: SearchSpace) -> dict[str, Allocation]:
     fine = make_space(space.model, read_space_file("resnet20-layers"), space.model_name)
     rows = [row for name in ("trainings.csv", "explored.csv") for row in read_table(folder / name)]
     observed = [Observation(read_label(fine, row["label"]), float(row["val_accuracy"]), TRAINED) for row in rows]
-    return picks(folder, "late pick", fine, observed)
+    found = picks(folder, "late pick", fine, observed)
+    return found | picks(folder, "late pick, half the bits", fine, observed, HALVES)
 
 
 def device_name() -> str:
@@ -289,8 +294,10 @@ def main() -> None:
                 candidates = {"late pick": named_late[budget.text], "size rule": some[gamma]}
                 candidates |= {name: some[name] for name in ("uniform", "stages")}
                 jobs += [Job(f"{budget.text} {name}", one, seed) for name, one in candidates.items()]
-        train_table(folder / "late.csv", jobs, task, data, given.seconds, given.processes)
-        print_results(read_table(folder / "late.csv"), {}, LATE_SEEDS)
+        jobs += [Job(f"{b.text} late pick", named_late[b.text], seed) for seed in LATE_SEEDS for b in HALVES]
+        late = train_table(folder / "late.csv", jobs, task, data, given.seconds, given.processes)
+        print_results(late, {}, LATE_SEEDS)
+        print_table([row for row in late if row["name"].split()[0] in [budget.text for budget in HALVES]])
         return
     observed: dict[str, list[Observation]] = {}
     named: dict[str, dict[str, Allocation]] = {}
