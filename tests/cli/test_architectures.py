@@ -73,7 +73,7 @@ def test_weights_of_torchvision_from_a_file_are_tuned_not_learned_anew(nets, com
     torch.manual_seed(0)
     model, data = module.bare_squeezenet(), module.larger_pictures()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    for _ in range(6):
+    for _ in range(12):
         for part in range(0, 128, 32):
             optimizer.zero_grad()
             images, labels = (tensor[part : part + 32] for tensor in data[0].tensors)
