@@ -43,11 +43,13 @@ def measure(folder: Path) -> dict[str, float]:
     """List the folder and stream some of its images, in this process."""
     import torch
 
+    from flexor_search.workloads.image_files import FileSplit
     from flexor_search.workloads.image_folder import load
 
     started = time.perf_counter()
     data = load(folder)
     listed = time.perf_counter()
+    assert isinstance(data.train, FileSplit)
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:STREAMED]
     count = sum(len(labels) for _, labels in data.train.stream(order, torch.arange(len(order))[:, None], 128))
     ended = time.perf_counter()
