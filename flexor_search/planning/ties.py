@@ -41,6 +41,11 @@ def stage_of(name: str) -> str:
     return ".".join(parts[: numbered if numbered is not None else -1])
 
 
+def has_number(name: str) -> bool:
+    """Whether a part of a name is a number; what stands before it is a stage then, and not just a parent."""
+    return any(part.isdigit() for part in name.split("."))
+
+
 def tied(space: SearchSpace, groups: Sequence[Sequence[str]]) -> SearchSpace:
     """A space in which each group of layers is one choice.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flexor_search.planning import LayerSpec, SearchSpace
 from flexor_search.planning.space import spec_log_rate
-from flexor_search.planning.ties import stage_of
+from flexor_search.planning.ties import has_number, stage_of
 
 Floats = NDArray[np.float64]
 
@@ -57,7 +57,7 @@ def space_axes(space: SearchSpace) -> tuple[Axis, ...]:
     stages: dict[str, list[int]] = {}
     for i, variable in enumerate(space.variables):
         name = variable.layers[0]
-        stages.setdefault(stage_of(name) if any(map(str.isdigit, name.split("."))) else name, []).append(i)
+        stages.setdefault(stage_of(name) if has_number(name) else name, []).append(i)
     depths = {i: d for some in stages.values() for i, d in zip(some, _spread(len(some)), strict=True)}
     return tuple(
         Axis(

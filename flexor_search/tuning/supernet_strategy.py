@@ -139,15 +139,20 @@ def finalists(plan: SearchPlan, model: AccuracyModel, tried: Tried | None = None
         tried: decides between the two: a short training is noisy, but it has no bias, as the scores of a shared network
             have (docs/log.md). None: the model is fitted to enough trainings to be trusted.
     """
-    others = {b.text: [_best(model, b), *(rule_candidate(plan.space, b, g) for g in GAMMAS)] for b in plan.budgets}
-    if len(plan.budgets) > 1:
-        pairs = {budget.text: (_best(model, budget), _rule(plan, budget)) for budget in plan.budgets}
-        leads = dict.fromkeys(pairs, 0.0)
-        if tried is not None:
-            values = [[tried.values.get(one.allocation.digest, math.nan) for one in pair] for pair in pairs.values()]
-            leads = dict(zip(pairs, leads_of_rules(values, tried.images), strict=True))
-        others = {text: [pair[leads[text] > 0]] for text, pair in pairs.items()}
-    return {b.text: list(each_once([*uniform_candidate(plan.space, b), *others[b.text]])) for b in plan.budgets}
+    pairs = [(_best(model, budget), _rule(plan, budget)) for budget in plan.budgets]
+    if len(plan.budgets) == 1:
+        ((best, _),) = pairs
+        others = [[best, *_rules(plan, plan.budgets[0])]]
+    elif tried is None:
+        others = [[best] for best, _ in pairs]
+    else:
+        values = [[tried.values.get(one.allocation.digest, math.nan) for one in pair] for pair in pairs]
+        leads = leads_of_rules(values, tried.images)
+        others = [[rule if lead > 0 else best] for (best, rule), lead in zip(pairs, leads, strict=True)]
+    return {
+        budget.text: list(each_once([*uniform_candidate(plan.space, budget), *some]))
+        for budget, some in zip(plan.budgets, others, strict=True)
+    }
 
 
 def leads_of_rules(values: Sequence[Sequence[float]], images: int) -> list[float]:
@@ -184,8 +189,7 @@ def _ordered(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
     smaller = ladder(plan.space, plan.budgets)
     for budget in plan.budgets:
         if len(plan.budgets) == 1:
-            yield from (*uniform_candidate(plan.space, budget), _best(model, budget))
-            yield from (rule_candidate(plan.space, budget, gamma) for gamma in GAMMAS)
+            yield from (*uniform_candidate(plan.space, budget), _best(model, budget), *_rules(plan, budget))
         else:  # the uniform ones are confirmed anyway
             yield from (_best(model, budget), _rule(plan, budget))
     for budget in smaller:
@@ -207,6 +211,10 @@ def _best(model: AccuracyModel, budget: Budget) -> Candidate:
     return Candidate(model.best_under(budget), "proposed", budget.text)
 
 
+def _rules(plan: SearchPlan, budget: Budget) -> list[Candidate]:
+    return [rule_candidate(plan.space, budget, gamma) for gamma in GAMMAS]
+
+
 def _rule(plan: SearchPlan, budget: Budget) -> Candidate:
     """The middle one of the rules of thumb: what a shared network thinks of them is no better than the middle."""
-    return rule_candidate(plan.space, budget, GAMMAS[len(GAMMAS) // 2])
+    return _rules(plan, budget)[len(GAMMAS) // 2]

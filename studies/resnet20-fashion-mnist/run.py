@@ -241,6 +241,18 @@ def late_pick(folder: Path, space: SearchSpace) -> dict[str, Allocation]:
     return found | picks(folder, "late pick, half the bits", fine, observed, HALVES)
 
 
+def late_jobs(folder: Path, space: SearchSpace, gammas: dict[Budget, str | None]) -> list[Job]:
+    """The late picks beside the rules, seed after seed; then those at half of what the paper's codes take."""
+    named, jobs = late_pick(folder, space), []
+    for seed in LATE_SEEDS:
+        for budget, gamma in gammas.items():
+            of_rules = rules(space, budget)
+            candidates = {"late pick": named[budget.text], "size rule": of_rules[str(gamma)]}
+            candidates |= {name: of_rules[name] for name in ("uniform", "stages")}
+            jobs += [Job(f"{budget.text} {name}", one, seed) for name, one in candidates.items()]
+    return jobs + [Job(f"{b.text} late pick", named[b.text], seed) for seed in LATE_SEEDS for b in HALVES]
+
+
 def device_name() -> str:
     """Where to train."""
     import torch
@@ -280,21 +292,10 @@ def main() -> None:
     data = task.load(given.data_dir)
     if given.late:
         earlier = read_table(table)
-        if any(best_gamma(earlier, budget, len(GAMMA_SEEDS[size])) is None for budget in BUDGETS):
-            parser.error(
-                f"--late: {folder} must hold trainings.csv with the gammas of all budgets; run without it first"
-            )
-        named_late = late_pick(folder, space)
-        jobs = []
-        for seed in LATE_SEEDS:
-            for budget in BUDGETS:
-                some = rules(space, budget)
-                gamma = best_gamma(earlier, budget, len(GAMMA_SEEDS[size]))
-                assert gamma is not None
-                candidates = {"late pick": named_late[budget.text], "size rule": some[gamma]}
-                candidates |= {name: some[name] for name in ("uniform", "stages")}
-                jobs += [Job(f"{budget.text} {name}", one, seed) for name, one in candidates.items()]
-        jobs += [Job(f"{b.text} late pick", named_late[b.text], seed) for seed in LATE_SEEDS for b in HALVES]
+        gammas = {budget: best_gamma(earlier, budget, len(GAMMA_SEEDS[size])) for budget in BUDGETS}
+        if None in gammas.values():
+            parser.error(f"--late: {table} must hold the gammas of all budgets; run without it first")
+        jobs = late_jobs(folder, space, gammas)
         late = train_table(folder / "late.csv", jobs, task, data, given.seconds, given.processes)
         print_results(late, {}, LATE_SEEDS)
         print_table([row for row in late if row["name"].split()[0] in [budget.text for budget in HALVES]])
