@@ -1,20 +1,24 @@
-"""Do the untried remedies help a systematic code at low rates? digits-convnet, uniform at 4/20 and 8/20.
+"""Do the untried remedies help a systematic code at low rates? On digits, and on ResNet-20.
 
-python studies/remedies/run.py [--seconds 1500] [--seeds 10]
-python studies/remedies/run.py --seconds 0       # only print what is there
+python studies/remedies/run.py [--seconds 1500] [--seeds 10]           # digits-convnet, uniform at 4/20 and 8/20
+python studies/remedies/run.py --setting resnet20 --processes 2        # ResNet-20, weights^-0.5 at 0.266 bits
+python studies/remedies/run.py --seconds 0                             # only print what is there
 
 Each remedy changes one thing of the base: a systematic code drawn with the training's seed, the workload's recipe. Seed
-after seed, so that whenever it is stopped all have been trained equally often, but for the last seed. One process.
+after seed, so that whenever it is stopped all have been trained equally often, but for the last seeds. A process trains
+all remedies of one seed, because the full-precision model of that seed teaches some of them.
 """
 
 import argparse
 import functools
 import itertools
 import math
+import multiprocessing
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,14 +41,24 @@ from train_table import (
 )
 
 from flexor_search.codes import XorCode, make_code
-from flexor_search.planning import LayerSpec, Recipe, full_precision, make_space
+from flexor_search.planning import (
+    Allocation,
+    Budget,
+    LayerSpec,
+    Recipe,
+    SearchSpace,
+    full_precision,
+    make_space,
+    read_space_file,
+    size_rule,
+)
 from flexor_search.quantization import describe, quantize_
 from flexor_search.training import TrainResult, evaluate, seeded
 from flexor_search.training.score import training_loss
 from flexor_search.training.trainer import Training
-from flexor_search.workloads import Data, Workload, workload
+from flexor_search.workloads import Data, workload
 
-RATES, N_OUT = (4, 8), 20
+N_OUT = 20
 COLUMNS = ("val_accuracy", "test_accuracy")
 TEMPERATURE = 2.0
 """Of the distillation, whose loss is half cross-entropy and half Kullback-Leibler divergence from the teacher."""
@@ -61,6 +75,7 @@ class Remedy:
         family: of the code.
         times: n_in and n_out times this.
         covering: taps that a row chosen by covering may have at most; 0: rows as they are drawn.
+        up_to: changes only layers of at most so many bits of 20.
         recipe: fields of the recipe.
         distilled: whether the full-precision model of the same seed teaches.
         tuned: whether training starts from that model's weights.
@@ -70,34 +85,100 @@ class Remedy:
     family: str = "systematic"
     times: int = 1
     covering: int = 0
+    up_to: int = N_OUT
     recipe: dict[str, Any] = field(default_factory=dict)
     distilled: bool = False
     tuned: bool = False
 
-    def spec(self, n_in: int, seed: int) -> LayerSpec:
-        """What every searched layer is stored as."""
+    def spec(self, base: LayerSpec, seed: int) -> LayerSpec:
+        """What a searched layer is stored as that is `base` in the base."""
+        if base.n_in > self.up_to:
+            return replace(base, code_seed=seed)
         if self.covering:
-            return LayerSpec.from_code(covering_code(n_in, N_OUT, min(self.covering, n_in), seed))
-        return LayerSpec(self.family, n_in * self.times, N_OUT * self.times, code_seed=seed)
+            return LayerSpec.from_code(covering_code(base.n_in, N_OUT, min(self.covering, base.n_in), seed))
+        return LayerSpec(self.family, base.n_in * self.times, N_OUT * self.times, code_seed=seed)
 
 
 BASE, FULL = "base", "full precision"
-REMEDIES = (
-    Remedy(BASE),
-    Remedy("covering, 2 taps", covering=2),
-    Remedy("covering, any taps", covering=N_OUT),
-    Remedy("n_out 40", times=2),
-    Remedy("n_out 80", times=4),
-    Remedy("distilled", distilled=True),
-    Remedy("fine-tuned", tuned=True),
-    Remedy("both", distilled=True, tuned=True),
-    Remedy("warm-up 0.5", recipe={"warmup": 0.5}),
-    Remedy("s_tanh from 1", recipe={"s_tanh_start": 1.0}),
-    Remedy("dense", family="dense"),
-)
 
 
-ORDER = [FULL, *(f"{n_in}/{N_OUT} {remedy.name}" for n_in in RATES for remedy in REMEDIES)]
+def uniform_bases(space: SearchSpace) -> dict[str, Allocation]:
+    """4/20 and 8/20 in every searched layer."""
+    searched = [name for variable in space.variables for name in variable.layers]
+    return {
+        f"{n_in}/{N_OUT}": space.allocation_of(dict.fromkeys(searched, LayerSpec("systematic", n_in, N_OUT)))
+        for n_in in (4, 8)
+    }
+
+
+def low_base(space: SearchSpace) -> dict[str, Allocation]:
+    """weights^-0.5 at 0.266 bits, half of what the paper's code at 12/20 stores."""
+    return {"0.266bpw": size_rule(space, Budget.parse("0.266bpw"), 0.5)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the remedies are tried on.
+
+    Attributes:
+        workload: its name.
+        table: the file of the measurements.
+        space: a shipped space; None: all layers.
+        bases: the allocations that remedies change.
+        remedies: in the order that they train in.
+        recipe: fields of the workload's recipe that are fixed here.
+    """
+
+    workload: str
+    table: str
+    space: str | None
+    bases: Callable[[SearchSpace], dict[str, Allocation]]
+    remedies: tuple[Remedy, ...]
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+COVERING = Remedy("covering, 2 taps", covering=2, up_to=12)  # beyond, the words of a slice are too many to go through
+DISTILLED = Remedy("distilled", distilled=True)
+FINE_TUNED = Remedy("fine-tuned", tuned=True)
+BOTH = Remedy("both", distilled=True, tuned=True)
+WARM_UP = Remedy("warm-up 0.5", recipe={"warmup": 0.5})
+SETTINGS = {
+    "digits": Setting(
+        "digits-convnet",
+        "measurements.csv",
+        None,
+        uniform_bases,
+        (
+            Remedy(BASE),
+            COVERING,
+            Remedy("covering, any taps", covering=N_OUT),
+            Remedy("n_out 40", times=2),
+            Remedy("n_out 80", times=4),
+            DISTILLED,
+            FINE_TUNED,
+            BOTH,
+            WARM_UP,
+            Remedy("s_tanh from 1", recipe={"s_tanh_start": 1.0}),
+            Remedy("dense", family="dense"),
+        ),
+    ),
+    "resnet20": Setting(
+        "resnet20-fashion-mnist-small",
+        "resnet20.csv",
+        "resnet20-layers",
+        low_base,
+        (
+            Remedy(BASE),
+            DISTILLED,
+            BOTH,
+            FINE_TUNED,
+            WARM_UP,
+            COVERING,
+            Remedy("dense up to 4/20", family="dense", up_to=4),
+        ),
+        {"precision": "float32", "memory_format": "channels_last"},
+    ),
+}
 
 
 @functools.cache
@@ -156,43 +237,51 @@ def trained(
     return model.eval(), result
 
 
-def train_missing(path: Path, task: Workload, data: Data, seeds: int, seconds: float) -> list[dict[str, str]]:
-    """Train what the file does not hold yet; no training begins after `seconds`."""
-    started = time.monotonic()
-    space = make_space(describe(task.build()), None, task.name)
-    searched = [name for variable in space.variables for name in variable.layers]
-    rows = read_table(path)
-    done = {(row["name"], int(row["seed"])) for row in rows}
-    if seconds > 0:
-        begin_table(path, rows)
+def train_seed(setting: Setting, path: Path, seed: int, ends: float) -> None:
+    """Train what the file does not hold yet of one seed; no training begins after `ends`, by the monotonic clock."""
+    task = workload(setting.workload)
+    task = replace(task, recipe=replace(task.recipe, **setting.recipe))
+    use_threads(1)
+    data = task.load(None)
+    file = None if setting.space is None else read_space_file(setting.space)
+    space = make_space(describe(task.build()), file, task.name)
+    done = {row["name"] for row in read_table(path) if int(row["seed"]) == seed}
 
-    @functools.lru_cache(maxsize=1)
-    def plain(seed: int) -> nn.Module:
-        """The full-precision model of a seed, trained; its line is written once."""
+    @functools.cache
+    def plain() -> nn.Module:
+        """The full-precision model, trained; its line is written once."""
         with seeded(seed):
             model = task.build()
         model, result = trained(model, data, task.recipe, seed)
-        job = Job(FULL, full_precision(space.model), seed)
-        if (FULL, seed) not in done:
-            rows.append(add_row(path, job, result, evaluate(model, data.test)))
-            done.add((FULL, seed))
+        if FULL not in done:
+            add_row(path, Job(FULL, full_precision(space.model), seed), result, evaluate(model, data.test))
         return model.requires_grad_(False)
 
-    for seed, n_in, remedy in itertools.product(range(seeds), RATES, REMEDIES):
-        name = f"{n_in}/{N_OUT} {remedy.name}"
-        if (name, seed) in done:
+    for (name, base), remedy in itertools.product(setting.bases(space).items(), setting.remedies):
+        if f"{name} {remedy.name}" in done:
             continue
-        if time.monotonic() - started > seconds:
-            break
-        spec = remedy.spec(n_in, seed)
-        job = Job(name, space.allocation_of(dict.fromkeys(searched, spec)), seed)
+        if time.monotonic() > ends:
+            return
+        specs = {layer: remedy.spec(spec, seed) for layer, spec in base.layers.items() if not spec.is_kept}
+        job = Job(f"{name} {remedy.name}", space.allocation_of(specs), seed)
         with seeded(seed):
-            model = deepcopy(plain(seed)).requires_grad_(True) if remedy.tuned else task.build()
+            model = deepcopy(plain()).requires_grad_(True) if remedy.tuned else task.build()
             model = quantize_(model, job.allocation, pretrained=remedy.tuned)
-        teacher = plain(seed) if remedy.distilled else None
+        teacher = plain() if remedy.distilled else None
         model, result = trained(model, data, replace(task.recipe, **remedy.recipe), seed, teacher)
-        rows.append(add_row(path, job, result, evaluate(model, data.test)))
-    return rows
+        add_row(path, job, result, evaluate(model, data.test))
+
+
+def train_missing(setting: Setting, path: Path, seeds: int, seconds: float, processes: int) -> list[dict[str, str]]:
+    """Train what the file does not hold yet, a seed in a process; no training begins after `seconds`."""
+    rows = read_table(path)
+    if seconds > 0:
+        begin_table(path, rows)
+        fresh = multiprocessing.get_context("spawn")  # a forked process would share OpenMP's threads
+        work = functools.partial(train_seed, setting, path, ends=time.monotonic() + seconds)
+        with ProcessPoolExecutor(processes, fresh) as pool:
+            list(pool.map(work, range(seeds)))
+    return read_table(path)
 
 
 def differences(rows: Sequence[dict[str, str]], ours: str, theirs: str, column: str) -> list[float]:
@@ -201,13 +290,13 @@ def differences(rows: Sequence[dict[str, str]], ours: str, theirs: str, column: 
     return [value - by_seed[1][seed] for seed, value in by_seed[0].items() if seed in by_seed[1]]
 
 
-def print_markdown(rows: Sequence[dict[str, str]]) -> None:
+def print_markdown(rows: Sequence[dict[str, str]], order: Sequence[str]) -> None:
     """The table of the README, over the seeds that every row has been trained with.
 
     Means and standard errors; differences to the base seed by seed; the error of the difference taken as unpaired.
     """
     counts = Counter(row["seed"] for row in rows)
-    rows = [row for row in rows if counts[row["seed"]] == len(ORDER)]
+    rows = [row for row in rows if counts[row["seed"]] == len(order)]
     told = [
         f"{len({row['seed'] for row in rows})} seeds",
         "bits",
@@ -218,7 +307,7 @@ def print_markdown(rows: Sequence[dict[str, str]]) -> None:
     ]
     print("|", " | ".join([*told, "unpaired", "mean of both, over the base"]), "|")
     print("| --- " * (len(told) + 2) + "|")
-    for name in sorted({row["name"] for row in rows}, key=ORDER.index):
+    for name in sorted({row["name"] for row in rows}, key=order.index):
         base = f"{name.split()[0]} {BASE}"
         cells = [next(row["bits_per_weight"] for row in rows if row["name"] == name)]
         means = [mean_and_error(points(rows, name, column)) for column in COLUMNS]
@@ -241,16 +330,20 @@ def in_words(value: tuple[float, float], sign: str = "") -> str:
 
 def main() -> None:
     """Train what is missing, then print the tables."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setting", choices=SETTINGS, default="digits")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no training after so many")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--processes", type=int, default=1, help="each trains one seed at a time")
     options = parser.parse_args()
-    task = workload("digits-convnet")
-    use_threads(task.recipe.threads)
-    path = Path(__file__).with_name("measurements.csv")
-    rows = train_missing(path, task, task.load(None), options.seeds, options.seconds)
+    setting = SETTINGS[options.setting]
+    path = Path(__file__).with_name(setting.table)
+    rows = train_missing(setting, path, options.seeds, options.seconds, options.processes)
     print(f"{torch.__version__=}, {sum(float(row['train_seconds']) for row in rows):.0f} s of training")
-    print_markdown(rows)
+    task, file = workload(setting.workload), None if setting.space is None else read_space_file(setting.space)
+    space = make_space(describe(task.build()), file, task.name)
+    names = [f"{base} {remedy.name}" for base in setting.bases(space) for remedy in setting.remedies]
+    print_markdown(rows, [FULL, *names])
 
 
 if __name__ == "__main__":
