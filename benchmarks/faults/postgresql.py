@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.faults import checks, journal
 from benchmarks.faults.process import Child, run_to_end
-from benchmarks.faults.single import QUESTION, QUICK, draw, moment_seconds, note_kill
+from benchmarks.faults.single import QUESTION, QUICK, kill_until_done, moment_seconds
 from benchmarks.faults.tally import Outcome, Settings, Tally, Unavailable
 from benchmarks.postgresql_server import Server, binaries, server
 from flexor_search.runs import Run
@@ -55,7 +55,8 @@ def _one_run(
     if not lengths:  # the first time nobody is killed, to see how long each moment lasts
         run_to_end(told[1], None, [*args, "--out", folders[1]])
     else:
-        _kill_until_done(settings, args, folders[1], told[1], lengths, random_numbers, tally)
+        command = [*args, "--out", folders[1]]
+        kill_until_done(settings, folders[1], command, command, lengths, random_numbers, tally)
     ended = alone.wait()
     if ended.code:
         raise RuntimeError(f"the worker that was left alone ended with {ended.code}: {ended.errors[-2000:]}")
@@ -67,30 +68,6 @@ def _one_run(
     tally.complain("repeated", _made_by_two(*folders))
     tally.runs += 1
     return moment_seconds(journal.read(told[0]))
-
-
-def _kill_until_done(
-    settings: Settings,
-    asked: Sequence[str],
-    folder: Path,
-    told: Path,
-    lengths: dict[str, tuple[float, int]],
-    random_numbers: random.Random,
-    tally: Tally,
-) -> None:
-    while True:
-        kill = draw(random_numbers, lengths) if tally.kills < settings.kills else None
-        resuming = (folder / "run.toml").exists()
-        ended = run_to_end(told, kill, [*asked, "--out", folder])
-        events = journal.read(told)
-        if resuming and (seconds := journal.recovery_seconds(events, ended.process, ended.started)) is not None:
-            tally.recovery_seconds.append(seconds)
-        tally.complain("lost", checks.lost(folder, journal.finished(events)))
-        if not ended.was_killed:
-            tally.complain("repeated", journal.made_again(events))
-            return
-        note_kill(events, ended, tally)
-        tally.complain("unreadable", checks.unreadable(folder))
 
 
 def _different(folder: Path, whole: Path) -> list[str]:

@@ -35,26 +35,29 @@ def run(settings: Settings) -> Outcome:
     tally.complain("unverified", checks.unverified(whole))
     while tally.kills < settings.kills:
         folder = settings.folder / f"run-{tally.runs}"
-        _until_done(settings, folder, [*question, "--quiet", "--out", folder], lengths, random_numbers, tally)
+        begins, goes_on = [*question, "--quiet", "--out", folder], ["resume", folder, "--quiet"]
+        kill_until_done(settings, folder, begins, goes_on, lengths, random_numbers, tally)
         check_finished(folder, whole, tally)
         if not tally.complaints:  # what is complained about is kept to be looked at
             shutil.rmtree(folder)
     return tally.outcome()
 
 
-def _until_done(
+def kill_until_done(
     settings: Settings,
     folder: Path,
-    args: Sequence[object],
+    begins: Sequence[object],
+    goes_on: Sequence[object],
     lengths: dict[str, tuple[float, int]],
     random_numbers: random.Random,
     tally: Tally,
 ) -> None:
+    """Begin with one command and go on with the other, killed while kills are wanted, until it is done."""
     told = folder.with_suffix(".journal")
     while True:
         kill = draw(random_numbers, lengths) if tally.kills < settings.kills else None
         resuming = (folder / "run.toml").exists()
-        ended = run_to_end(told, kill, ["resume", folder, "--quiet"] if resuming else args)
+        ended = run_to_end(told, kill, goes_on if resuming else begins)
         events = journal.read(told)
         if resuming and (seconds := journal.recovery_seconds(events, ended.process, ended.started)) is not None:
             tally.recovery_seconds.append(seconds)
