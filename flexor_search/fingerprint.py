@@ -9,14 +9,18 @@ import hashlib
 import json
 import sysconfig
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor, nn
+
 from flexor_search.asking import Question
 from flexor_search.planning import Recipe
 from flexor_search.planning.file_layout import FORMAT_VERSION
+from flexor_search.training import seeded
 from flexor_search.workloads import Data
 
 if TYPE_CHECKING:
@@ -42,6 +46,7 @@ def fingerprint(question: Question, planned: "Plan", recipe: Recipe, data: Data)
     parts = {
         "workload": planned.workload.name or f"{question.model} {question.data}",
         "model": _digest([shapes, planned.space.model.float_elements]),
+        "given values": given_values_digest(planned.workload.build),
         "data": data_digest(data),
         "space": _digest([menus, planned.space.kept_dtype, *planned.space.found_ties]),
         "recipe": _digest(recipe.to_json()),
@@ -66,6 +71,27 @@ def study_name(asked: dict[str, str], budgets: Sequence[str]) -> str:
         budgets: their texts.
     """
     return f"flexor-search-{_digest([asked, list(budgets)])}"
+
+
+def given_values_digest(build: Callable[[], nn.Module]) -> str:
+    """Digest of the parameters and buffers that a new model has whatever the seed: what it is built with, not drawn.
+
+    Of a pretrained model that is all; of others constants, and parts whose values cannot be drawn anew.
+    """
+    states = []
+    for seed in (0, 1):
+        with seeded(seed):
+            states.append({name: _bytes(t) for name, t in build().state_dict().items() if isinstance(t, Tensor)})
+    digest = hashlib.sha256()
+    for name, value in states[0].items():
+        if states[1].get(name) == value:
+            digest.update(f"{name}\n".encode())
+            digest.update(value)
+    return digest.hexdigest()[:12]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def code_digest(package: Path = _PACKAGE) -> str:

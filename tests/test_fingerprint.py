@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import flexor_search
-from flexor_search.fingerprint import DECIDING, code_digest, source_digests
+from flexor_search.fingerprint import DECIDING, code_digest, given_values_digest, source_digests
+from flexor_search.workloads.given import GivenBuild
 
 FILES = {
     "mine.py": "import helper\nimport torch\n\ndef build():\n    from parts.block import Block\n\ndef loaders(): ...\n",
@@ -104,3 +107,32 @@ def test_every_folder_that_decides_is_there():
     package = Path(flexor_search.__file__).parent
     for folder in DECIDING:
         assert list((package / folder).glob("*.py")), folder
+
+
+class Gain(nn.Module):
+    """A part whose values nothing draws anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(3))
+
+
+def test_values_that_are_drawn_do_not_count_and_given_ones_do():
+    torch.manual_seed(5)
+    one, other = nn.Sequential(nn.Linear(3, 3), Gain()), nn.Sequential(nn.Linear(3, 3), Gain())
+    drawn = given_values_digest(GivenBuild(one))
+    assert given_values_digest(GivenBuild(other)) == drawn
+    kept = given_values_digest(GivenBuild(one, pretrained=True))
+    assert kept not in (drawn, given_values_digest(GivenBuild(other, pretrained=True)))
+    with torch.no_grad():
+        other[1].gain[1] = 2.0
+    assert given_values_digest(GivenBuild(other)) != drawn
+
+
+def test_a_changed_bit_of_a_pretrained_weight_is_another_question():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to(torch.bfloat16)
+    before = given_values_digest(GivenBuild(model, pretrained=True))
+    assert given_values_digest(GivenBuild(model, pretrained=True)) == before
+    with torch.no_grad():
+        model[1].running_var[1] = 1.0078125  # the next bfloat16 after 1
+    assert given_values_digest(GivenBuild(model, pretrained=True)) != before
