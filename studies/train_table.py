@@ -4,6 +4,7 @@ The test set is read once for each finished training, from the trained model, af
 """
 
 import csv
+import io
 import math
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 from flexor_search.errors import TrainingError
+from flexor_search.files import write_atomically
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import quantize_
 from flexor_search.training import Score, TrainResult, evaluate, in_halves, seeded, train_together
@@ -64,7 +66,13 @@ def train_table(
     started = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = read_table(path)
-    done = {(row["name"], int(row["seed"])) for row in rows}
+    done = {(row["name"], int(row["seed"])): row["label"] for row in rows}
+    for job in jobs:
+        if (label := done.get((job.name, job.seed), job.allocation.label)) != job.allocation.label:
+            raise SystemExit(
+                f"{path}: {job.name!r}, seed {job.seed}, is there of another allocation ({label}); move the file "
+                "away to train this one"
+            )
     waiting = [job for job in jobs if (job.name, job.seed) not in done]
     if not waiting or seconds <= 0:
         return rows
@@ -93,12 +101,13 @@ def train_table(
     return rows
 
 
-def begin_table(path: Path, rows: Sequence[dict[str, str]]) -> None:
+def begin_table(path: Path, rows: Sequence[dict[str, str]], columns: Sequence[str] = COLUMNS) -> None:
     """Write the file anew with these rows, which are those that `read_table` found whole."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def add_row(path: Path, job: Job, result: TrainResult, test: Score) -> dict[str, str]:

@@ -143,7 +143,7 @@ def _runs(model: ModelProto, session: onnxruntime.InferenceSession, checks: Chec
 
 @torch.no_grad()
 def _logits_agree(session: onnxruntime.InferenceSession, loaded: nn.Module, images: Tensor, checks: Checks) -> None:
-    wanted = loaded.eval()(images).double().numpy()
+    wanted = loaded.eval()(images.clone()).double().numpy()
     (found,) = _run(session, images.numpy(), [LOGITS])
     if found.shape != wanted.shape:
         raise VerificationError(

@@ -189,4 +189,4 @@ def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """What a model answers; one that draws random numbers draws the same each time."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return model(images)
+        return model(images.clone())  # it may work in place

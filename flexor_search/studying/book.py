@@ -130,14 +130,15 @@ def held(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(f"{folder} is in use by another process; wait for it or choose another --out") from error
-            yield
+        lock = (folder / ".lock").open("w")
     except OSError as error:
         raise write_error(folder, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{folder} is in use by another process; wait for it or choose another --out") from error
+        yield
 
 
 def _write(path: Path, entries: list[Entry], kind: type[Entry]) -> None:

@@ -56,7 +56,9 @@ def searched_allocations(
         asked_for = Budget.parse_list(",".join(budget.text for budget in wanted.values()))
         budgets = ",".join(budget.text for budget in asked_for)
         menus = [(variable.layers, [spec.label for spec in variable.menu]) for variable in some[0].space.variables]
-        digest = hashlib.sha256(f"{recipe_toml} {trials} {budgets} {menus}".encode()).hexdigest()[:8]
+        seeds = min(SEARCH_SEEDS, asked.seeds or SEARCH_SEEDS)
+        tried_out = f" {seeds}" if seeds < SEARCH_SEEDS else ""  # which is no answer for the study itself
+        digest = hashlib.sha256(f"{recipe_toml} {trials} {budgets} {menus}{tried_out}".encode()).hexdigest()[:8]
         place = folder / "searches" / f"{workload}-{digest}"
         if not _is_complete(place):
             tell(f"{', '.join(row.name for row in some)}: searching at {budgets}; the run is {place}")
@@ -68,7 +70,7 @@ def searched_allocations(
                 data_dir=asked.data_dir,
                 recipe=str(place / "recipe.toml"),
                 trials=trials,
-                seeds=min(SEARCH_SEEDS, asked.seeds or SEARCH_SEEDS),
+                seeds=seeds,
                 jobs=asked.jobs,
                 device=device,
             )

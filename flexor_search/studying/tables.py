@@ -186,16 +186,18 @@ def markdown(study: StudyFile, table: Sequence[TableRow], differences: Sequence[
 
 
 def _values(planned: Sequence[tuple[str, int, str]], book: Book, split: str) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
+    """Accuracies of each row; on the test set of rows whose every trained model has been read, as in the table."""
+    done: dict[str, list[Line]] = {}
     for name, _, key in planned:
-        line: Line | None = book.lines.get(key)
-        if line is None or line.state != DONE:
-            continue
-        if split == "validation":
-            found.setdefault(name, []).append(100 * line.val_accuracy)
-        elif key in book.readings:
-            found.setdefault(name, []).append(100 * book.readings[key].test_accuracy)
-    return found
+        if key in book.lines and book.lines[key].state == DONE:
+            done.setdefault(name, []).append(book.lines[key])
+    if split == "validation":
+        return {name: [100 * line.val_accuracy for line in lines] for name, lines in done.items()}
+    return {
+        name: [100 * book.readings[line.key].test_accuracy for line in lines]
+        for name, lines in done.items()
+        if all(line.key in book.readings for line in lines)
+    }
 
 
 def _point(row: TableRow) -> Point:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import nn
 
 from flexor_search.errors import RunError, TrainingError
-from flexor_search.files import write_json
+from flexor_search.files import write_atomically, write_json
 from flexor_search.fingerprint import data_digest
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import flexor_weights, quantize_
@@ -30,6 +31,7 @@ from flexor_search.studying.searched import searched_allocations
 from flexor_search.studying.study_file import StudyFile, read_study
 from flexor_search.studying.tables import write_tables
 from flexor_search.training import (
+    CHECKPOINT_SECONDS,
     Checkpoint,
     Score,
     TrainResult,
@@ -52,7 +54,9 @@ class _Job:
 
     def fresh(self, recipe: Recipe) -> nn.Module:
         with seeded(self.seed):
-            model = quantize_(self.row.task.build(), self.allocation, surrogate=recipe.surrogate)
+            model = quantize_(
+                self.row.task.build(), self.allocation, pretrained=recipe.pretrained, surrogate=recipe.surrogate
+            )
         for weight in flexor_weights(model).values():
             weight.slice_order = self.row.table.slice_order
         return model
@@ -166,7 +170,11 @@ class _Work:
             if line.state == FAILED or job.key in self.book.readings:
                 continue
             model = _as_shipped(job.fresh(job.row.task.recipe))
-            model.load_state_dict(load_file(self.book.trained_path(job.key)))
+            path = self.book.trained_path(job.key)
+            try:
+                model.load_state_dict(load(path.read_bytes()))
+            except (SafetensorError, RuntimeError) as error:
+                raise RunError(f"{path} is damaged: {error}; delete it to train that model again") from error
             score = evaluate(model, self.data(job.row)[0].test, device=self.device)
             self.book.read_test(Reading(job.key, job.row.name, job.seed, round(score.accuracy, 6)))
 
@@ -194,15 +202,15 @@ class _Work:
     def _train_some(self, jobs: Sequence[_Job], data: Data, recipe: Recipe) -> list[TrainResult | TrainingError]:
         """Train jobs side by side, and write them down."""
         models = [job.fresh(recipe) for job in jobs]
-        watch = self._watch if self._ends < math.inf else None
+        watch, every = None, CHECKPOINT_SECONDS
+        if self._ends < math.inf:  # a call that is shorter than a training has to get on with it, too
+            watch, every = self._watch, min(every, self.asked.seconds / 4)
         results = train_together(
             *(models, data, recipe),
             seeds=[job.seed for job in jobs],
             device=self.device,
             on_epoch=[watch] * len(jobs),
-            checkpoints=[
-                Checkpoint(self.book.unfinished_path(job.key), identity=[job.key], tell=self.tell) for job in jobs
-            ],
+            checkpoints=[Checkpoint(self.book.unfinished_path(job.key), every, [job.key], self.tell) for job in jobs],
         )
         for job, model, result in zip(jobs, models, results, strict=True):
             self._write_down(job, model, result, data)
@@ -215,10 +223,8 @@ class _Work:
         else:
             epochs, seconds = result.epochs, result.train_seconds
             score = evaluate(_as_shipped(model), data.validation, device=self.device)
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
-                self.book.trained_path(job.key),
-            )
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+            write_atomically(self.book.trained_path(job.key), save(tensors))
         allocation = job.allocation
         self.book.append(
             Line(

@@ -180,8 +180,12 @@ class ProfileScorer:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Both kinds of images through a part, which estimates its batch-norm statistics on the way."""
         with _estimating(part):
-            statistics = [logits_of(part, batch, self._recipe, self._device, as_float=False) for batch in statistics]
-        return statistics, [logits_of(part, batch, self._recipe, self._device, as_float=False) for batch in images]
+            statistics = [self._of(part, batch) for batch in statistics]
+        return statistics, [self._of(part, batch) for batch in images]
+
+    def _of(self, part: nn.Module, batch: Tensor) -> Tensor:
+        """What a part makes of a batch, which may be kept: the part may work in place."""
+        return logits_of(part, batch.clone(), self._recipe, self._device, as_float=False)
 
     def _keep(self, index: int, statistics: list[Tensor], images: list[Tensor]) -> None:
         self._kept[index] = None

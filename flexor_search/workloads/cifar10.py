@@ -129,4 +129,7 @@ def _official_md5() -> dict[str, str]:
 
 
 def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    try:
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    except OSError as error:
+        raise DataError(f"data: {path} cannot be read: {error.strerror or error}; fetch it again") from error

@@ -86,8 +86,9 @@ class Split:
             yield part.contiguous().numpy().tobytes()
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Images as float32, and labels."""
-        return self.normalized(self.images[index]), self.labels[index]
+        """Images as float32, and labels; a model may work on the images in place."""
+        images = self.normalized(self.images[index])
+        return images.clone() if images._is_view() else images, self.labels[index]
 
     def normalized(self, images: Tensor) -> Tensor:
         """Some of its images as float32."""

@@ -172,7 +172,7 @@ def _reset_of(module: nn.Module) -> Callable[[], object] | None:
 
 
 def _draw_first_values(model: nn.Module) -> None:
-    for module in model.modules():
+    for module in reversed(list(model.modules())):  # parts before the whole, which may set values of its parts
         reset = _reset_of(module)
         if reset is not None:
             reset()

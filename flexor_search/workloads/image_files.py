@@ -118,12 +118,16 @@ class FileSplit(Split):
         """
         readers = 0 if len(order) <= FEW_IMAGES else min(MOST_READERS, n_processors())
         files = _Files(self, order, seeds)
-        for read in DataLoader(files, size, num_workers=readers, collate_fn=_collate):
+        own = torch.Generator()  # the loader draws a number, which must not be one of the training's
+        for read in DataLoader(files, size, num_workers=readers, collate_fn=_collate, generator=own):
             yield _told(read)
 
 
 class _Files(Dataset):
-    """Images of a split in an order, as (uint8 image, label, what was wrong with its file)."""
+    """Images of a split in an order, as (uint8 image, label, what was wrong with its file); no image: an error.
+
+    An error is told, not raised: from another process torch would raise it as a whole traceback.
+    """
 
     def __init__(self, split: FileSplit, order: Tensor, seeds: Tensor) -> None:
         self.split, self.order, self.seeds = split, order, seeds
@@ -132,7 +136,7 @@ class _Files(Dataset):
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int, str]:
+    def __getitem__(self, position: int) -> tuple[Tensor | None, int, str]:
         split, first = self.split, int(self.order[position])
         seed = int(self.seeds[position, 0]) if self.seeds.shape[-1] else None
         told = ""
@@ -143,17 +147,27 @@ class _Files(Dataset):
             except Exception as error:  # PIL raises what a damaged file leads it to
                 told = told or f"{path} cannot be read as an image ({error})"
                 if seed is None:
-                    raise DataError(f"data: {told}; fetch it again, or delete it and begin anew") from None
-        raise DataError(f"data: {told}, nor can the {_SUBSTITUTES - 1} behind it; fetch the data again")
+                    return None, 0, f"{told}; fetch it again, or delete it and begin anew"
+        return None, 0, f"{told}, nor can the {_SUBSTITUTES - 1} behind it; fetch the data again"
 
 
-def _collate(read: list[tuple[Tensor, int, str]]) -> tuple[Tensor, Tensor, list[str]]:
-    images, labels, told = zip(*read, strict=True)
-    return torch.stack(images), torch.tensor(labels, dtype=torch.int64), [text for text in told if text]
+_Read = tuple[Tensor, Tensor, list[str], str]
+"""Images and labels of a batch, the damaged files that others took the place of, and an error."""
 
 
-def _told(read: tuple[Tensor, Tensor, list[str]]) -> tuple[Tensor, Tensor]:
-    images, labels, damaged = read
+def _collate(read: list[tuple[Tensor | None, int, str]]) -> _Read:
+    error = next((told for image, _, told in read if image is None), "")
+    if error:
+        return torch.empty(0), torch.empty(0), [], error
+    labels = torch.tensor([label for _, label, _ in read], dtype=torch.int64)
+    images = [image for image, _, _ in read if image is not None]
+    return torch.stack(images), labels, [told for _, _, told in read if told], ""
+
+
+def _told(read: _Read) -> tuple[Tensor, Tensor]:
+    images, labels, damaged, error = read
+    if error:
+        raise DataError(f"data: {error}")
     for text in damaged:
         _log.warning("data: %s; the next image takes its place", text)
     return images, labels

@@ -89,9 +89,14 @@ def _split(name: str, folder: Path, classes: list[str]) -> FileSplit:
 
 def _images(folder: str, below: str) -> Iterator[tuple[str, str, int]]:
     """Images of a class and of the folders in its folder: path below the class folders, name, size in bytes."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _images(entry.path, f"{below}/{entry.name}")
-            elif entry.name.lower().endswith(EXTENSIONS):
-                yield below, entry.name, entry.stat().st_size
+    path = folder
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path = entry.path
+                if entry.is_dir():
+                    yield from _images(path, f"{below}/{entry.name}")
+                elif entry.name.lower().endswith(EXTENSIONS):
+                    yield below, entry.name, entry.stat().st_size
+    except OSError as error:  # a folder that may not be read, a link to nothing
+        raise DataError(f"data: {path} cannot be read: {error.strerror or error}; mend it, or delete it") from error

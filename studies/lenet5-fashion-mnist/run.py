@@ -1,6 +1,6 @@
 """The searched allocation against uniform 0.4 on LeNet-5 / Fashion-MNIST, 5 fresh seeds each, the same recipe.
 
-flexor-search --budget 0.42bpw --workload lenet5-fashion-mnist --out runs/lenet5
+flexor-search --budget 0.42bpw --workload lenet5-fashion-mnist --strategy direct --out runs/lenet5
 cp runs/lenet5/allocation-0.42bpw.json runs/lenet5/front.csv runs/lenet5/summary.json studies/lenet5-fashion-mnist/
 python studies/lenet5-fashion-mnist/run.py
 """

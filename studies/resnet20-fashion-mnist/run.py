@@ -34,8 +34,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from train_table import Job, mean_and_error, points, print_table, read_table, train_table, use_threads
+from train_table import Job, begin_table, mean_and_error, points, print_table, read_table, train_table, use_threads
 
+from flexor_search.files import write_atomically
 from flexor_search.planning import (
     Allocation,
     Budget,
@@ -115,10 +116,9 @@ def shared_scores(folder: Path, space: SearchSpace, task: Workload, data: Data) 
             checkpoint.path.unlink(missing_ok=True)
             print(f"shared network: {result.train_seconds:.0f} s", flush=True)
         scorer = ProfileScorer(model, data, recipe, device)
-        with path.open("w", encoding="utf-8", newline="") as file:
+        begin_table(path, known, columns)
+        with path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(known)
             for allocation in random_allocations(space, SCORES, seed=1)[len(known) :]:
                 score = scorer(space.profile(allocation))
                 values = (allocation.label, f"{score.accuracy:.4f}", f"{score.loss:.5f}")
@@ -142,7 +142,7 @@ def picks(
         model = fit_accuracy_model(space, observed)
         named = {budget.text: model.best_under(budget).to_json() for budget in budgets}
         known[name] = {"picks": named, "model": model.to_json()}
-        path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        write_atomically(path, (json.dumps(known, indent=1) + "\n").encode())
     return {text: Allocation.from_json(space.model, body) for text, body in known[name]["picks"].items()}
 
 

@@ -83,7 +83,7 @@ def test_run_toml_is_the_question_with_every_default_filled_in(real_run, run):
     assert question["versions"].keys() > {"flexor_search", "python", "torch", "optuna"}
     assert question["hardware"]["processor"]
     assert body["fingerprint"].keys() == {
-        *("workload", "model", "data", "space", "recipe", "strategy", "seed", "format", "code"),
+        *("workload", "model", "given values", "data", "space", "recipe", "strategy", "seed", "format", "code"),
     }
     assert Question.from_run(run).trials == 6
 

@@ -312,3 +312,21 @@ def test_a_check_is_noted_or_raised():
     with pytest.raises(VerificationError, match="failed: does not"):
         checks.add(False, "does not")
     assert checks.passed == ["holds"]
+
+
+def test_a_model_that_works_in_place_is_proven_by_its_logits_too(tmp_path):
+    class Halved(torch.nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.mul_(0.5))
+
+    def build():
+        return Halved(torch.nn.Linear(40, 20), torch.nn.ReLU(), torch.nn.Linear(20, 4))
+
+    torch.manual_seed(0)
+    allocation = Allocation.of(describe(build()), {"0": LayerSpec(n_in=8, n_out=20)})
+    model, images, path = quantize_(build(), allocation).eval(), torch.randn(8, 40), tmp_path / "model.safetensors"
+    before = images.clone()
+    save(pack(model, allocation), allocation, path)
+    passed = prove(model, allocation, path, build, images).checks.passed
+    assert "logits of 8 images are those before recoding, bit for bit" in passed
+    assert torch.equal(images, before)

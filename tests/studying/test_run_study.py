@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from flexor_search.errors import DataError, RunError, UsageError
-from flexor_search.studying import StudyQuestion, run_study, work
+from flexor_search.quantization import flexor_weights
+from flexor_search.studying import StudyQuestion, run_study, searched, work
 from flexor_search.studying.book import Book, held
+from flexor_search.training import seeded
 from flexor_search.workloads import image_folder
 from tests.workloads.made_data import write_cifar10, write_imagenet
 
@@ -204,6 +206,78 @@ def test_another_recipe_is_another_training(finished, tmp_path):
     assert not run_study(StudyQuestion(str(tmp_path), images=96, rows=("full",), seeds=1), quiet)
     (row,) = rows_of(tmp_path / "table.csv")
     assert (row["seeds"], row["test"]) == ("1", "")
+
+
+def test_weights_that_were_cut_short_are_named_and_trained_again(finished, tmp_path, monkeypatch):
+    asked = StudyQuestion(str(finished[0]), out=str(tmp_path), images=96, seeds=1, rows=("taps",))
+    assert not run_study(asked, quiet)
+    (path,) = (tmp_path / "trained").iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match=f"{path.name} is damaged: .*; delete it to train that model again"):
+        run_study(replace(asked, rows=()), quiet)
+    path.unlink()
+    assert run_study(replace(asked, rows=()), quiet)
+
+
+def test_test_differences_are_of_rows_whose_every_model_was_read(finished, tmp_path):
+    for name in ("measurements.csv", "study.toml"):
+        (tmp_path / name).write_bytes((finished[0] / name).read_bytes())
+    readings = rows_of(finished[0] / "tests.csv")
+    half = [one for one in readings if not (one["row"] == "taps" and one["seed"] == "1")]
+    with (tmp_path / "tests.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, half[0].keys())
+        writer.writeheader()
+        writer.writerows(half)
+    asked = StudyQuestion(str(tmp_path), images=96, rows=("full", "taps"), seconds=1e-6)
+    assert not run_study(asked, quiet)  # the weights of one are gone, and there is no time to train it
+    found = {row["split"]: row["points"] for row in rows_of(tmp_path / "differences.csv")}
+    assert found["test"] == "" != found["validation"]
+    assert [row["test"] for row in rows_of(tmp_path / "table.csv") if row["row"] == "taps"] == [""]
+
+
+def test_a_pretrained_row_begins_from_the_weights_that_its_model_is_built_with(tmp_path):
+    rows = "".join(
+        f'[[row]]\nname = "{name}"\nworkload = "digits-convnet"\nrate = "20/20"\nrecipe = {{ pretrained = {name} }}\n'
+        for name in ("true", "false")
+    )
+    (tmp_path / "study.toml").write_text(f'question = "?"\nseeds = 1\n{rows}')
+    signs = []
+    for row in work.plan_rows(work.read_study(tmp_path)):
+        model = work._Job(row, 0, row.allocation(0), "").fresh(row.task.recipe)
+        with seeded(0):
+            plain = row.task.build()
+        signs.append([bool((m.weight.sign() == p.weight.sign()).all()) for m, p in pairs(model, plain)])
+    assert signs[0] == [True] * len(signs[0])
+    assert not any(signs[1])
+
+
+def pairs(model, plain):
+    """Quantized layers beside those of the model that was built."""
+    return [(model.get_submodule(name), plain.get_submodule(name)) for name in flexor_weights(model)]
+
+
+def test_a_short_call_saves_what_it_has_begun_within_its_seconds(finished, tmp_path, monkeypatch):
+    intervals = []
+
+    def none(models, *_, checkpoints, **__):
+        intervals.append(checkpoints[0].every_seconds)
+        raise work.OutOfTime
+
+    monkeypatch.setattr(work, "train_together", none)
+    for seconds in (20, 3600):
+        assert not run_study(StudyQuestion(str(finished[0]), out=str(tmp_path), images=96, seconds=seconds), quiet)
+    assert intervals == [5, work.CHECKPOINT_SECONDS]
+
+
+def test_fewer_seeds_for_trying_out_are_another_search(tmp_path, monkeypatch):
+    write_searches(tmp_path)
+    places = []
+    monkeypatch.setattr(searched.api, "search", lambda question, place, _: places.append((question.seeds, place.name)))
+    for seeds in (1, 2, 3, 5):
+        with pytest.raises(RunError, match="is missing"):
+            run_study(StudyQuestion(str(tmp_path), images=64, seeds=seeds), quiet)
+    assert [seeds for seeds, _ in places] == [1, 2, 3, 3]
+    assert len({name for _, name in places}) == 3
 
 
 def write_searches(folder):

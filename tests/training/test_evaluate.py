@@ -37,6 +37,29 @@ def test_the_recipes_precision_and_memory_format_change_little(recipe):
     assert (found.loss != exact.loss) or recipe.precision == "float32"
 
 
+class InPlace(nn.Module):
+    """Normalizes the images that it is given, in place."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x.sub_(0.5).div_(0.25))
+
+
+def test_a_model_that_works_in_place_leaves_the_data_as_they_are():
+    torch.manual_seed(0)
+    images, labels = torch.rand(200, 1, 8, 8), torch.arange(200) % 10
+    split = Split("validation", images.clone(), labels)
+    model = InPlace(small_net())
+    check_fits(model, Data(split, split, split))
+    first = evaluate(model, split)
+    assert evaluate(model, split) == first
+    assert torch.equal(split.images, images)
+    assert first.loss == pytest.approx(evaluate(model.net, Split("", (images - 0.5) / 0.25, labels)).loss, rel=1e-5)
+
+
 def test_resolve_precision():
     assert resolve_precision("float32", "cuda") == "float32"
     assert resolve_precision("bfloat16", "cpu") == "bfloat16"

@@ -170,3 +170,21 @@ def test_without_batch_norm_nothing_is_estimated():
     scorer = ProfileScorer(model, few_digits(), RECIPE)
     assert scorer._statistics == []
     assert 0 <= scorer((0, 1)).accuracy <= 1
+
+
+class SubtractsHalf(nn.Module):
+    """The kind of part that works in place."""
+
+    def forward(self, x):
+        return x.sub_(0.5)
+
+
+def test_parts_that_work_in_place_leave_what_is_kept():
+    with seeded(0):
+        model = nn.Sequential(SubtractsHalf(), *net())
+        space = space_of(model)
+        shared_model(model, space, RECIPE)
+    scorer = ProfileScorer(model, few_digits(160), RECIPE)
+    profiles = [(0, 0, 0, 0), (0, 2, 1, 2), (2, 1, 0, 1)]
+    first = [scorer(profile) for profile in profiles]
+    assert [scorer(profile) for profile in profiles] == first

@@ -49,6 +49,12 @@ def test_a_module_gets_fresh_values_of_each_seed_and_is_never_changed():
     assert equal(before, model.state_dict())
 
 
+def test_parts_are_drawn_before_the_whole_that_sets_values_of_theirs():
+    model = nn.Sequential(nn.MultiheadAttention(4, 2))
+    assert model[0].out_proj.bias.abs().max() == 0
+    assert built(GivenBuild(model), 3)["0.out_proj.bias"].abs().max() == 0
+
+
 def test_a_pretrained_module_keeps_its_values():
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     task = Given(model).workload(Recipe(pretrained=True))

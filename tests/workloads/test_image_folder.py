@@ -127,8 +127,9 @@ def test_a_corrupt_image_among_those_that_are_scored_ends_the_run_and_is_named(i
     split = image_folder.load(imagenet).test
     path = damage(split, 1)
     monkeypatch.setattr(image_files, "FEW_IMAGES", few)
-    with pytest.raises(DataError, match=f"{path} cannot be read as an image"):
+    with pytest.raises(DataError, match=f"^data: {path} cannot be read as an image.*; fetch it again") as told:
         list(split.batches(4))
+    assert "Traceback" not in str(told.value)
 
 
 def test_where_all_are_corrupt_training_ends(imagenet):
@@ -200,3 +201,19 @@ def test_a_long_listing_tells_how_far_it_is(imagenet, caplog, monkeypatch):
         image_folder.load(imagenet)
     assert "data: 18 images listed, 2 of 3 class folders of" in caplog.text
     assert caplog.text.count("class folders of") == 6
+
+
+def test_a_link_to_nothing_is_named(imagenet):
+    path = imagenet / "train" / sorted(path.name for path in (imagenet / "train").iterdir())[1] / "gone.JPEG"
+    path.symlink_to("nowhere.JPEG")
+    with pytest.raises(DataError, match=f"{path} cannot be read: No such file"):
+        image_folder.load(imagenet)
+
+
+@pytest.mark.parametrize("few", [0, 64], ids=["other processes", "here"])
+def test_reading_draws_no_number_of_the_trainings(imagenet, monkeypatch, few):
+    split = image_folder.load(imagenet).test
+    monkeypatch.setattr(image_files, "FEW_IMAGES", few)
+    before = torch.get_rng_state()
+    list(split.batches(4))
+    assert torch.equal(torch.get_rng_state(), before)
