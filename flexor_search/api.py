@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from flexor_search.asking import Question, keys
-from flexor_search.errors import FlexorError, RunError
+from flexor_search.errors import FlexorError, RunError, UsageError
 from flexor_search.exporting import export, verify
 from flexor_search.fingerprint import fingerprint, study_name
 from flexor_search.interrupts import orderly
@@ -71,6 +71,8 @@ def search(question: Question, folder: str | Path, observer: Observer | None = N
         if exceeds_space(planned.space, budget):
             most = budget.show(budget.size_of(planned.space.dearest, planned.space.model_name))
             observer.message(f"{budget.text} is more than this space can use ({most}); going on with the most useful")
+    if question.storage:
+        _check_budgets(folder, planned)
     task = planned.workload
     data = task.load(Path(question.data_dir) if question.data_dir else None)
     with seeded(question.seed):
@@ -105,6 +107,18 @@ def search(question: Question, folder: str | Path, observer: Observer | None = N
             for handler in list(log.handlers):
                 log.removeHandler(handler)
                 handler.close()
+
+
+def _check_budgets(folder: str | Path, planned: Plan) -> None:
+    """Workers that share a study ask for the same budgets; told before anything of a run is written anew."""
+    if not (Path(folder) / "run.toml").is_file():
+        return
+    ours, theirs = [budget.text for budget in planned.budgets], Run.open(folder).question.get("budgets")
+    if theirs and theirs != ours:
+        raise UsageError(
+            f"budget: workers on a storage share one question, and {folder} has {','.join(theirs)}; --storage none "
+            f"goes on alone with {','.join(ours)}, or choose another --out"
+        )
 
 
 @contextmanager
@@ -181,8 +195,10 @@ def _searched(
             team.stop()
         # Interrupted or not, what was found is packed and reported; a failure here must not hide the first one.
         try:
-            summarize(space, budgets, measurer, seeds, observer, complete=complete)
-            write_report(run)
+            try:
+                summarize(space, budgets, measurer, seeds, observer, complete=complete)
+            finally:
+                write_report(run)
         except FlexorError as error:
             if complete:
                 raise
@@ -204,7 +220,7 @@ def resume(folder: str | Path, observer: Observer | None = None, **changes: Any)
     """
     question = Question.from_run(Run.open(folder))
     assert changes.keys() <= {key.name for key in keys("resume")}
-    return search(replace(question, **changes), folder, observer)
+    return search(question.changed(changes), folder, observer)
 
 
 def report(folder: str | Path) -> Path:

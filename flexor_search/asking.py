@@ -14,8 +14,8 @@ import functools
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from flexor_search.errors import RunError, UsageError, nearest
@@ -151,6 +151,9 @@ def _key(
     return field(default=default, metadata=known)
 
 
+_FOR_RAY = ("ray_address", "cpus_per_trial", "gpus_per_trial")
+
+
 @dataclass(frozen=True)
 class Question:
     """What is asked: everything a run depends on, as saved in run.toml. Each field's help is beside it.
@@ -232,7 +235,7 @@ class Question:
             raise UsageError(
                 "storage: workers on a storage and --backend ray are two ways to the same end; give one of them"
             )
-        for name in ("ray_address", "cpus_per_trial", "gpus_per_trial"):
+        for name in _FOR_RAY:
             if getattr(self, name) and self.backend != "ray":
                 raise UsageError(f"{name}: is for --backend ray; give that too, or leave it out")
         if self.model and self.workload:
@@ -247,6 +250,16 @@ class Question:
         if not self.budget:
             raise UsageError("budget: --budget is needed, such as --budget 0.7bpw; see flexor-search --help")
         return self
+
+    def changed(self, changes: Mapping[str, Any]) -> "Question":
+        """This question with other values; what is only for Ray goes where Ray does, unless it is given anew.
+
+        Raises:
+            UsageError: as in making one.
+        """
+        if changes.get("backend", "ray") != "ray":
+            changes = {key.name: key.default for key in keys() if key.name in _FOR_RAY} | dict(changes)
+        return replace(self, **changes)
 
     @classmethod
     def from_run(cls, run: "Run") -> "Question":

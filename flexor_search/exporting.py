@@ -23,7 +23,7 @@ from flexor_search.packing import (
     weights_path,
 )
 from flexor_search.planning import Budget, file_layout
-from flexor_search.question import plan
+from flexor_search.question import plan_of_run
 from flexor_search.runs import DONE, Measurement, MetricWords, Run
 from flexor_search.tuning import (
     Group,
@@ -133,7 +133,7 @@ def _to_onnx(trained: Trained, target: Path) -> None:
     from flexor_search.packing.onnx_file import save_onnx
     from flexor_search.packing.onnx_verify import prove_onnx
 
-    task = plan(trained.question, trained.given).workload
+    task = plan_of_run(trained.question, trained.given).workload
     data = task.load(Path(trained.question.data_dir) if trained.question.data_dir else None)
     images, _ = data.validation.batch(slice(0, PROBE_IMAGES))
     packed = load(trained.run.trained_path(trained.measurement.number))
@@ -245,8 +245,8 @@ def best_fitting(run: Run, budget: Budget, given: Given | None = None) -> Group:
     Raises:
         RunError: nothing that fits has been trained.
     """
-    space = plan(replace(Question.from_run(run), budget=budget.text), given).space
-    group = choose(space, budget, run)
+    space = plan_of_run(replace(Question.from_run(run), budget=budget.text), given).space
+    group = choose(space, budget, run, confirmed=run.was_confirmed)
     if group is not None:
         predicted = file_layout(allocation_of(space, group.best), space.model_name).file_bytes
         if budget.kind != "bpw" and group.best.file_bytes != predicted:

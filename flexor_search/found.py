@@ -12,7 +12,7 @@ from flexor_search.asking import Question
 from flexor_search.errors import RunError
 from flexor_search.packing import load_packed
 from flexor_search.planning import Budget, LayerSpec
-from flexor_search.question import plan
+from flexor_search.question import plan_of_run
 from flexor_search.reporting import front, inline_html, write_report
 from flexor_search.runs import MetricWords
 from flexor_search.runs import Run as Folder
@@ -49,7 +49,7 @@ class Best:
     def load(self, *, keep_packed: bool = False) -> nn.Module:
         """The model, for evaluation, in float32; `keep_packed` as in `load_packed`."""
         built_in = self.run.question.get("workload")
-        model = None if built_in else plan(Question.from_run(self.run.record), self.run.given).workload.build()
+        model = None if built_in else plan_of_run(Question.from_run(self.run.record), self.run.given).workload.build()
         return load_packed(self.path, model, keep_packed=keep_packed)
 
 

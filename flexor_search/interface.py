@@ -170,8 +170,8 @@ def resume(
             raise UsageError(f"changes: {name!r} may not change; {nearest(name, known)}")
     earlier = Question.from_run(Folder.open(folder))
     if model is None and data is None:
-        return _watched(lambda told: api.search(replace(earlier, **(changes or {})), folder, told), None, observer)
-    asked, given = _asked(model, data, "", replace(earlier, **(changes or {})))
+        return _watched(lambda told: api.search(earlier.changed(changes or {}), folder, told), None, observer)
+    asked, given = _asked(model, data, "", earlier.changed(changes or {}))
     return _watched(lambda told: api.search(asked, folder, told, given), given, observer)
 
 
@@ -197,7 +197,13 @@ def open_run(folder: str | Path, model: Model | None = None, data: Any = None) -
         ('0.7bpw', 0, None)
         >>> folder.cleanup()
     """
-    return Run(Folder.open(folder), Given(model, data) if model is not None else None)
+    record = Folder.open(folder)
+    if model is None and data is None:
+        return Run(record)
+    names = {name: str(record.question.get(name) or GIVEN) for name in ("model", "data")}  # GIVEN: no name
+    known = {name: None if own.startswith(GIVEN) else own for name, own in names.items()}
+    model, data = model if model is not None else known["model"], data if data is not None else known["data"]
+    return Run(record, Given(model, data) if model is not None else None)
 
 
 def report(*runs: str | Path | Run) -> Path:

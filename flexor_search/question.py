@@ -22,6 +22,7 @@ from flexor_search.planning import (
     file_layout,
     make_space,
     read_space_file,
+    shipped_spaces,
 )
 from flexor_search.planning.allocation import weight_bits
 from flexor_search.planning.space import Variable
@@ -172,16 +173,26 @@ def device_of(device: str) -> str:
     return device
 
 
+def plan_of_run(question: Question, given: Given | None = None) -> Plan:
+    """The plan of a run that nothing is to be trained for: without the device and the recipe file that it trained by.
+
+    Both may be elsewhere than the run folder is now.
+    """
+    return plan(replace(question, device="cpu", recipe="", epochs=0), given)
+
+
 def resolved(question: Question, planned: Plan, recipe: Recipe) -> dict[str, Any]:
-    """The question with every default filled in; what follows `hardware` is for the reader only."""
+    """The question with its defaults filled in; what follows `hardware` is for the reader only.
+
+    How many trials are the default depends on the strategy, so that stays open.
+    """
     task = planned.workload
     return asdict(question) | {
         "budgets": [budget.text for budget in planned.budgets],
         "workload": "" if question.model else task.name,
-        "space": _absolute(question.space) or task.space,
+        "space": (question.space if question.space in shipped_spaces() else _absolute(question.space)) or task.space,
         "recipe": _absolute(question.recipe),
         "data_dir": _absolute(question.data_dir),
-        "trials": question.trials or task.trials,
         "timeout_seconds": question.timeout_seconds or task.timeout_seconds,
         "storage": StorageName.parse(question.storage).shown if question.storage else "",
         "recipe_fields": recipe.to_json(),
@@ -197,7 +208,7 @@ def resolved(question: Question, planned: Plan, recipe: Recipe) -> dict[str, Any
 
 
 def _absolute(path: str) -> str:
-    """A path that still holds when the run is resumed from another folder; names of shipped spaces stay as they are."""
+    """A path that still holds when the run is resumed from another folder."""
     return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 

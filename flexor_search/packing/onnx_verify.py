@@ -181,8 +181,9 @@ def _images(model: ModelProto) -> ValueInfoProto:
 
 
 def _random_images(model: ModelProto, count: int) -> NDArray[np.float32]:
+    """From 0 to 1: a model may take the logarithm of its inputs, or their root."""
     shape = tuple(size.dim_value for size in _images(model).type.tensor_type.shape.dim[1:])
-    return np.random.default_rng(count).standard_normal((count, *shape), np.float32)
+    return np.random.default_rng(count).random((count, *shape), np.float32)
 
 
 def _same_bits(one: NDArray, other: NDArray) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexor_search.codes import XorCode, decode_reference, unpack_planes
-from flexor_search.errors import FormatError, UsageError
+from flexor_search.errors import FormatError, UsageError, VerificationError
 from flexor_search.files import write_atomically
 from flexor_search.packing.packed_model import PackedModel
 from flexor_search.packing.verify import Checks
@@ -153,6 +153,9 @@ def save_verilog(packed: PackedModel, path: Path) -> tuple[Path, Path]:
     return path, bench_path
 
 
+_MOST_SECONDS = 600
+
+
 def simulate(path: Path) -> Checks:
     """Run the bench of a decoder file in Icarus Verilog.
 
@@ -189,7 +192,13 @@ def _bench_path(path: Path) -> Path:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_MOST_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise VerificationError(
+            f"verify: {command[0]} took longer than {_MOST_SECONDS} s and was ended; docs/hardware.md has the commands "
+            "to run it without a limit"
+        ) from error
 
 
 def _tree(taps: tuple[int, ...]) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from flexor_search.asking import GIVEN
 from flexor_search.reporting.command import copied, search_command
-from flexor_search.reporting.words import NOTHING, duration, escaped
+from flexor_search.reporting.words import NOTHING, duration, escaped, listed
 from flexor_search.runs import DONE, FAILED, STOPPED, Run
 
 
@@ -74,7 +75,14 @@ def made(run: Run) -> str:
         if lines:
             title = _spaced(name.removesuffix("_fields"))
             blocks.append(f"<div><h3>{title[:1].upper()}{title[1:]}</h3><dl>{lines}</dl></div>")
-    return f'{copied(search_command(run))}<div class="groups">{"".join(blocks)}</div>'
+    objects = [name for name in ("model", "data") if str(run.question.get(name, "")).startswith(GIVEN)]
+    asked = (
+        f'<p class="note">Asked in Python: the {listed(objects)} {"were" if len(objects) > 1 else "was"} given as an '
+        "object, which no command can name.</p>"
+        if objects
+        else copied(search_command(run))
+    )
+    return f'{asked}<div class="groups">{"".join(blocks)}</div>'
 
 
 def workers(table: pd.DataFrame) -> str:

@@ -6,7 +6,7 @@ from flexor_search.reporting import comparison, tables
 from flexor_search.reporting.comparison_figure import fronts, hypervolume_curves
 from flexor_search.reporting.front_figure import Beside, pareto
 from flexor_search.reporting.progress_figure import SECONDS, TRAININGS, progress
-from flexor_search.reporting.published import published
+from flexor_search.reporting.published import published_for
 from flexor_search.reporting.words import in_words_of
 from flexor_search.runs import Run
 
@@ -34,7 +34,7 @@ def _pareto(run: Run) -> go.Figure:
     points = tables.points(run)
     budgets = [str(budget) for budget in run.question.get("budgets") or []]
     chosen = tables.chosen_digests(run, run.summary())
-    known = published(str(run.question.get("workload") or ""))
+    known = published_for(run.question)
     return pareto(points, tables.front(run), Beside(tables.budget_places(points, budgets), chosen, known))
 
 

@@ -9,6 +9,9 @@ import pandas as pd
 
 from flexor_search.reporting.words import escaped
 
+_MANY = 40
+"""Layers beyond which those of a strip touch, or it would be wider than a telephone."""
+
 
 def strips(rates: pd.DataFrame, sizes: pd.DataFrame) -> str:
     """The heat map over budgets: a strip for each, layers in network order, as wide as they have weights.
@@ -23,7 +26,8 @@ def strips(rates: pd.DataFrame, sizes: pd.DataFrame) -> str:
     for budget, same in rates.groupby("budget", sort=False):
         cells = "".join(_piece(row, weights.get(row["layer"], 1), most) for row in same.to_dict("records"))
         name = f'<th class="l" scope="row">{escaped(budget)}</th>'
-        lines.append(f'<tr>{name}<td><div class="strip">{cells}</div></td></tr>')
+        dense = " many" if len(same) > _MANY else ""
+        lines.append(f'<tr>{name}<td><div class="strip{dense}">{cells}</div></td></tr>')
     ends = "".join(f'<i style="--share:{share / 4:.2f}"></i>' for share in range(5))
     unit = "bit" if most == 1 else "bits"
     scale = f'0 {ends} {most:g} {unit} per weight <i class="kept"></i> kept'

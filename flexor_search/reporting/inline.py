@@ -7,7 +7,7 @@ import pandas as pd
 
 from flexor_search.reporting.results import result_rows
 from flexor_search.reporting.tables import CHOSEN, FULL, UNIFORM, front, points
-from flexor_search.reporting.words import NOTHING, escaped, known, verdict
+from flexor_search.reporting.words import NOTHING, escaped, in_words_of, known, verdict
 from flexor_search.runs import CONFIRM, SEARCH, MetricWords, Run
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 560, 260, 46, 34
@@ -19,6 +19,11 @@ def inline_html(run: Run) -> str:
     Raises:
         RunError: summary.json is damaged.
     """
+    with in_words_of(run.question):
+        return _inline(run)
+
+
+def _inline(run: Run) -> str:
     rows = result_rows(run.summary())
     subject = run.question.get("workload") or run.question.get("model") or "model"
     head = f"<p><b>{escaped(subject)}</b>: {escaped(run.folder)}, {len(run.measurements)} trainings</p>"

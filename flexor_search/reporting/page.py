@@ -8,7 +8,7 @@ from flexor_search.files import write_atomically
 from flexor_search.reporting import details, heat, outcome, selection, sensitivity_bars, tables
 from flexor_search.reporting.document import document, drawing, section, tabs
 from flexor_search.reporting.effort import by_worker
-from flexor_search.reporting.published import published
+from flexor_search.reporting.published import published_for
 from flexor_search.reporting.results import layer_rates, result_rows
 from flexor_search.reporting.sensitivity import FIT, sensitivity
 from flexor_search.reporting.shipped import economies, file_parts, layer_sizes
@@ -71,7 +71,7 @@ def _pareto(run: Run, summary: dict[str, Any] | None) -> str:
     from flexor_search.reporting import figures
 
     both = points["fidelity"].nunique() > 1
-    known = published(str(run.question.get("workload") or ""))
+    known = published_for(run.question)
     notes = [
         "The search's trainings are shorter, so the two panels do not compare with each other." if both else "",
         "Bars and band: one standard deviation over seeds." if points["val_std"].notna().any() else "",

@@ -4,6 +4,8 @@ Test accuracies of one plane with n_out = 20. Bits per weight are the paper's co
 two-tap codes holds is about an eighth less. "mixed" has a rate for each stage (19/20, 16/20, 7/20).
 """
 
+from typing import Any
+
 import pandas as pd
 
 PAPER = "FleXOR paper, 500 epochs"
@@ -32,6 +34,11 @@ PUBLISHED = {
 
 Source: arXiv 2009.04126, CIFAR-10 tables, by way of an independent re-implementation that quotes them.
 """
+
+
+def published_for(question: dict[str, Any]) -> pd.DataFrame:
+    """The published figures that a run's own can stand beside: accuracies, beside accuracies."""
+    return published("" if question.get("metric") else str(question.get("workload") or ""))
 
 
 def published(workload: str) -> pd.DataFrame:

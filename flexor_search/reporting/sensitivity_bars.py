@@ -39,7 +39,8 @@ def _bars(table: pd.DataFrame) -> str:
             f'<tr><th class="l" scope="row">{escaped(row["layer"] or "(model)")}</th><td class="wideest">{bar}</td>'
             f"<td>{_signed(100 * loss)} ± {100 * error:.0f} %</td></tr>"
         )
-    return f'<table class="wide sensitivity" id="sensitivity"><tbody>{"".join(lines)}</tbody></table>'
+    table_html = f'<table class="wide sensitivity" id="sensitivity"><tbody>{"".join(lines)}</tbody></table>'
+    return f'<div class="scroll">{table_html}</div>'
 
 
 def _map(table: pd.DataFrame) -> str:

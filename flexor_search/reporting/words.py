@@ -142,7 +142,8 @@ def verdict(row: dict[str, Any]) -> str:
         return "There is no confirmed uniform model to compare it with."
     read = "on the test set" if row["split"] == "test" else f"in validation {measure()}, by which it was also chosen"
     if not error:
-        why = "the seeds all came out the same" if row["seeds"] > 1 else "with a single seed"
+        why = "the seeds all came out the same" if error == 0 else "with a single seed on one side at least"
+        why = why if row["seeds"] > 1 else "with a single seed"
         points = in_points(gain) + unit(" points")
         return f"{points} against the uniform model {read}; {why}, so nothing tells how sure that is."
     if abs(gain) <= 2 * error:

@@ -11,7 +11,7 @@ from flexor_search.runs.measurement import (
     Measurement,
 )
 from flexor_search.runs.metric import ACCURACY, MetricWords
-from flexor_search.runs.run import Run
+from flexor_search.runs.run import READINGS, Run
 from flexor_search.runs.storage_name import JOURNAL, POSTGRESQL, StorageName
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "JOURNAL",
     "MAX_SEEDS",
     "POSTGRESQL",
+    "READINGS",
     "SEARCH",
     "STOPPED",
     "Measurement",

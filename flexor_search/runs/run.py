@@ -6,6 +6,7 @@ trained/N.safetensors       the packed model of measurement N, verified when it 
 trained/N.json              what its packing saved and changed, measured then
 trained/unfinished-KEY.safetensors   how far a training has come that is under way, for trainings longer than a minute
 study.db                    the same measurements as an Optuna study, for optuna-dashboard
+test_readings.json          what each model whose confirmation was finished has on the test set, read once
 summary.json, front.csv, report.html, model-BUDGET.safetensors, allocation-BUDGET.json
 clock.json                  seconds that the search has taken, over all calls
 run.log                     messages with times
@@ -30,6 +31,8 @@ from flexor_search.runs.table import append_line, cut_torn_line, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+READINGS = "test_readings.json"
 
 
 class Run:
@@ -194,6 +197,11 @@ class Run:
             return json.loads(self.packing_path(number).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+
+    @property
+    def was_confirmed(self) -> bool:
+        """Whether a confirmation has ever come to its end: the test set is read only then."""
+        return (self.folder / READINGS).exists()
 
     def summary(self) -> dict[str, Any] | None:
         """What came out, if the run has got that far.

@@ -18,7 +18,7 @@ from flexor_search.tuning.accuracy_model import TRAINED, AccuracyModel, Observat
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
-from flexor_search.tuning.trial import Candidate, Trial, each_once
+from flexor_search.tuning.trial import PROPOSED, Candidate, Trial, each_once
 
 Finalists = Mapping[str, Sequence[Candidate]]
 """Who trains in full, by the text of the budget."""
@@ -69,7 +69,7 @@ def finalists(
         predicted = model.best_under(budget)
         known = {m.digest: m for m in searched}.get(predicted.digest)
         if known is None or known.state == DONE:
-            best.insert(0, Candidate(predicted, known.kind if known is not None else "proposed", budget.text))
+            best.insert(0, Candidate(predicted, known.kind if known is not None else PROPOSED, budget.text))
     return list(each_once([*chosen, *best]))[: len(chosen) + FINALISTS]
 
 
@@ -183,7 +183,11 @@ class Group:
     @property
     def mean(self) -> float:
         """Mean validation accuracy."""
-        return statistics.fmean(m.val_accuracy for m in self.measurements)
+        return self.mean_of(len(self.measurements))
+
+    def mean_of(self, count: int) -> float:
+        """Mean validation accuracy of the first so many seeds."""
+        return statistics.fmean(m.val_accuracy for m in self.measurements[:count])
 
     @property
     def best(self) -> Measurement:
@@ -196,7 +200,8 @@ def choose(
 ) -> Group | None:
     """The group to ship for a budget: of those that fit, the best mean validation accuracy.
 
-    Groups confirmed with the most of these seeds (None: any) are compared. In a run that was interrupted before all
+    Groups confirmed with the most of these seeds are compared; seeds None: by the seeds that all groups of two or more
+    share, as an earlier budget may have been confirmed with fewer. In a run that was interrupted before all
     were confirmed (`confirmed` False) the search's own trainings are, because uniform is confirmed first and would win
     by that alone.
     Equal means go to the smaller file.
@@ -207,9 +212,10 @@ def choose(
     for phase in (CONFIRM, SEARCH) if confirmed else (SEARCH, CONFIRM):
         fitting = _fitting(space, budget, run, phase, seeds if phase == CONFIRM else None)
         if fitting:
-            most = max(len(group.measurements) for group in fitting)
-            equal = [group for group in fitting if len(group.measurements) == most]
-            return max(equal, key=lambda group: (group.mean, -group.first.file_bytes, -group.first.number))
+            counts = sorted(len(group.measurements) for group in fitting)
+            least = counts[-1] if seeds is not None else next((n for n in counts if n >= 2), 1)
+            equal = [group for group in fitting if len(group.measurements) >= least]
+            return max(equal, key=lambda group: (group.mean_of(least), -group.first.file_bytes, -group.first.number))
     return None
 
 

@@ -14,7 +14,7 @@ from flexor_search.tuning.observer import Observer
 from flexor_search.tuning.optuna_backend import StudyRecord
 from flexor_search.tuning.proposals import SearchPlan, baselines, next_proposal
 from flexor_search.tuning.rungs import weak_rule
-from flexor_search.tuning.trial import Candidate, Trial
+from flexor_search.tuning.trial import PROPOSED, Candidate, Trial
 
 _TIME_IS_UP = "the time for the search is up after {done} of {trials} trials"
 _NOTHING_NEW = "nothing new to measure was found under any budget; the search ends after {done} trials"
@@ -57,6 +57,11 @@ class _Search:
         if not self.flow.is_shared:  # there the earlier proposals are agreed on already
             self._replay()
         place = 0
+        if len(self.begun) >= plan.trials and self._are_for_others():
+            self.observer.message(
+                f"the {plan.trials} trials are used up by what was trained for other budgets; a larger --trials gives "
+                "this one proposals of its own"
+            )
         while len(self.begun) < plan.trials:
             self._make_room(plan.ahead)
             candidate = self._agree(f"proposal {place}", self._propose)
@@ -68,6 +73,12 @@ class _Search:
         self._make_room(0)
         if len(self.done) < plan.trials:
             self.observer.message(self._ending.format(done=len(self.done), trials=plan.trials))
+
+    def _are_for_others(self) -> bool:
+        """Whether all proposals that were trained were made for budgets that are not asked for now."""
+        ours = {budget.text for budget in self.plan.budgets}
+        proposed = [candidate.budget for candidate in self.begun.values() if candidate.kind == PROPOSED]
+        return bool(proposed) and ours.isdisjoint(proposed)
 
     def _agree(self, place: str, offer: Callable[[], Candidate | None]) -> Candidate | None:
         """What is begun next; None: the search ends here, because the time is up or nothing is left to propose.

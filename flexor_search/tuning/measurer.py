@@ -47,6 +47,13 @@ _NO_MEMORY = "can't allocate memory"
 """What torch's RuntimeError says where a processor's memory does not last."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a device or of the processor does not last."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and _NO_MEMORY in str(error)
+    )
+
+
 @dataclass(frozen=True)
 class Measurer:
     """Measures candidates for one run.
@@ -172,7 +179,7 @@ class Measurer:
         except FAILURES as error:
             return self.failed(trial, number, _first_line(error), rungs)
         except RuntimeError as error:
-            if _NO_MEMORY not in str(error):
+            if not is_out_of_memory(error):
                 raise
             return self.failed(trial, number, _first_line(error), rungs)
         return self._ended(trial, number, model, result, rungs)

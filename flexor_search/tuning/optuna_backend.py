@@ -4,6 +4,7 @@ Proposals are a pure function of what was measured: a study is built in memory f
 thrown away. So a resumed run proposes what an uninterrupted one would have, and no trial is ever left running.
 """
 
+import hashlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flexor_search.errors import RunError
 from flexor_search.interrupts import unbroken
-from flexor_search.planning import Allocation, SearchSpace
+from flexor_search.planning import Allocation, SearchSpace, Variable
 from flexor_search.planning.space import Profile
 from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement, Run
 from flexor_search.tuning.sampler import AdditiveSampler
@@ -34,6 +35,8 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 """Makes each sampler that proposals can come from, by its seed."""
 _STATES = {DONE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED}
 STUDY_NAME = "flexor-search"
+_LONGEST_NAME = 400
+"""Of a parameter; Optuna's tables have 512 characters for it."""
 
 
 @contextmanager
@@ -48,10 +51,24 @@ def _write_errors(path: Path):
         raise RunError(f"cannot write {path}: {reason}; free space or choose another folder") from error
 
 
+def parameter(variable: Variable) -> str:
+    """Optuna's name of a choice: the layers' names, cut where there are so many that a database would not take them.
+
+    Example:
+        >>> parameter(Variable(("conv1", "conv2"), ()))
+        'conv1+conv2'
+    """
+    name = variable.name
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST_NAME - 40]}... ({len(variable.layers)} layers, {digest})"
+
+
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     """Ordered integers: for each variable with a choice, its menu index."""
     return {
-        variable.name: IntDistribution(0, len(variable.menu) - 1)
+        parameter(variable): IntDistribution(0, len(variable.menu) - 1)
         for variable in space.variables
         if len(variable.menu) > 1
     }
@@ -83,7 +100,7 @@ def propose(space: SearchSpace, observed: Sequence[tuple[Profile, float]], seed:
             ]
         )
         trial = study.ask(known)
-    return tuple(trial.params.get(variable.name, 0) for variable in space.variables)
+    return tuple(trial.params.get(parameter(variable), 0) for variable in space.variables)
 
 
 class StudyRecord:
@@ -150,7 +167,9 @@ def _outcome(measurement: Measurement) -> tuple[TrialState, list[float] | None]:
 
 def _params(space: SearchSpace, profile: Profile) -> dict[str, int]:
     return {
-        variable.name: index for variable, index in zip(space.variables, profile, strict=True) if len(variable.menu) > 1
+        parameter(variable): index
+        for variable, index in zip(space.variables, profile, strict=True)
+        if len(variable.menu) > 1
     }
 
 

@@ -21,7 +21,7 @@ from flexor_search.planning import (
 from flexor_search.planning.space import Profile, spec_log_rate
 from flexor_search.runs import DONE, STOPPED, Measurement
 from flexor_search.tuning.optuna_backend import propose
-from flexor_search.tuning.trial import Candidate
+from flexor_search.tuning.trial import PROPOSED, Candidate
 
 LADDER = (0.85, 0.7, 0.55, 0.4, 0.25)
 """Smaller budgets that the search covers too, as shares of the smallest asked for: what would less cost?"""
@@ -116,7 +116,7 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequen
         for _ in range(_MAX_MOVES):
             allocation = onto(space, profile, budget)
             if allocation.digest not in measured:
-                return Candidate(allocation, "proposed", budget.text)
+                return Candidate(allocation, PROPOSED, budget.text)
             profile = moved(space, profile, random)
     # Where one layer holds most weights, few allocations use a budget up, and they run out: take ones that leave some.
     for _ in range(_MAX_MOVES):
@@ -125,7 +125,7 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequen
         most = space.profile(onto(space, wished, budget))
         allocation = space.allocation(tuple(int(random.integers(index + 1)) for index in most))
         if budget.fits(allocation, space.model_name) and allocation.digest not in measured:
-            return Candidate(allocation, "proposed", budget.text)
+            return Candidate(allocation, PROPOSED, budget.text)
     return None
 
 

@@ -11,7 +11,7 @@ does.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,9 +34,9 @@ from flexor_search.training import (
     shared_model,
     train_shared,
 )
-from flexor_search.training.checkpoint import read_checkpoint, write_checkpoint
+from flexor_search.training.checkpoint import do_nothing, read_checkpoint, write_checkpoint
 from flexor_search.tuning.accuracy_model import SHARED_LOSS, AccuracyModel, Observation, fit_accuracy_model
-from flexor_search.tuning.measurer import Measurer
+from flexor_search.tuning.measurer import Measurer, is_out_of_memory
 from flexor_search.tuning.observer import Observer
 
 NETWORK_PATHS = "random"
@@ -45,6 +45,8 @@ SCORES = 240
 DRAWS = 6
 """Proposals at each size: the model's best, then the best of models drawn from what it is unsure of."""
 _SAVE_SECONDS = 10.0
+_PART = 40
+"""Allocations that are scored in one order; the first so many hold the single rates throughout."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class SharedPlan:
         budgets: those asked for and the smaller ones, the sizes that matter.
         seed: of the network and of random allocations.
         seconds_per_image: of a plain training, for what it all cost in such trainings.
-        deadline: time.monotonic() after which no more is scored.
+        deadline: time.monotonic() after which no more is scored than what is scored first.
+        saved: is called whenever the network or scores are on disk.
     """
 
     space: SearchSpace
@@ -64,6 +67,7 @@ class SharedPlan:
     seed: int
     seconds_per_image: float
     deadline: float = math.inf
+    saved: Callable[[], None] = do_nothing
 
     @cached_property
     def opened(self) -> SearchSpace:
@@ -95,6 +99,12 @@ def shared_scores(plan: SharedPlan, measurer: Measurer, observer: Observer) -> S
     except SharedNetworkError as error:
         Sensitivity(identity(run.fingerprint), failed=str(error)).write(run.folder)
         raise
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        told = "the memory does not last for the shared network"
+        Sensitivity(identity(run.fingerprint), failed=told).write(run.folder)
+        raise SharedNetworkError(told) from error
     for path in unfinished_files(measurer.run):
         path.unlink(missing_ok=True)
     return found
@@ -171,7 +181,7 @@ def _trained(
         seed=plan.seed,
         device=measurer.device,
         paths=NETWORK_PATHS,
-        checkpoint=Checkpoint(checkpoint, measurer.checkpoint_seconds, fingerprint, measurer.tell),
+        checkpoint=Checkpoint(checkpoint, measurer.checkpoint_seconds, fingerprint, measurer.tell, plan.saved),
     )
     network = {"paths": NETWORK_PATHS, "epochs": recipe.epochs, "images": len(data.train)}
     found = Sensitivity(fingerprint, network | {"train_seconds": round(result.train_seconds, 3)})
@@ -214,14 +224,20 @@ class _Scoring:
     scorer: ProfileScorer
 
     def add(self, found: Sensitivity, profiles: Sequence[Profile]) -> Sensitivity:
-        """Score what is not known, in the order that is fastest, and write it down every few seconds."""
+        """Score what is not known, and write it down every few seconds.
+
+        Part after part, so that what the time leaves out are the last: within a part in the order that is fastest. The
+        first part is scored whatever the time, because nothing can be fitted to nothing.
+        """
         known = {score.profile for score in found.scores}
-        todo = sorted(set(profiles) - known)
+        new = [profile for profile in dict.fromkeys(profiles) if profile not in known]
+        todo = [profile for start in range(0, len(new), _PART) for profile in sorted(new[start : start + _PART])]
+        least = min(_PART, len(todo)) if not known else 0
         made: list[SharedScore] = []
         last = time.monotonic()
         try:
             for number, profile in enumerate(todo):
-                if time.monotonic() > self.plan.deadline:
+                if number >= least and time.monotonic() > self.plan.deadline:
                     self.observer.message(f"the time for scoring is up after {number} of {len(todo)} allocations")
                     break
                 self.observer.begin(f"scoring allocation {len(known) + number + 1} on the shared network")
@@ -238,6 +254,7 @@ class _Scoring:
     def _saved(self, found: Sensitivity, made: list[SharedScore], seconds: float) -> Sensitivity:
         found = found.adding(made, seconds)
         found.write(self.measurer.run.folder)
+        self.plan.saved()
         return found
 
 

@@ -16,7 +16,7 @@ from flexor_search.planning import Recipe, SearchSpace
 from flexor_search.runs import DONE, FULL_PRECISION, Measurement, StorageName
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
-from flexor_search.tuning.optuna_backend import distributions
+from flexor_search.tuning.optuna_backend import distributions, parameter
 from flexor_search.tuning.shared_study import MOST_DEATHS, SharedStudy, Task
 from flexor_search.tuning.storage import open_storage
 from flexor_search.tuning.trial import Trial
@@ -151,7 +151,7 @@ class SharedTeam:
         else:
             profile = self._space.profile(allocation)
             pairs = zip(self._space.variables, profile, strict=True)
-            params = {variable.name: index for variable, index in pairs if variable.name in known}
+            params = {parameter(variable): index for variable, index in pairs if parameter(variable) in known}
         task = self._study.task(trial.key, about, params, known)
         if task.is_waiting and task.deaths >= MOST_DEATHS and self._study.take(task):
             self._study.finish(

@@ -36,12 +36,14 @@ class Course:
         why: in one line.
         plan: what to do; its trials are the strategy's own where none were asked for.
         phases: the time plan.
+        instead: the direct course, where this one may come to nothing.
     """
 
     name: str
     why: str
     plan: SearchPlan
     phases: tuple[Phase, ...]
+    instead: "Course | None" = None
 
     @property
     def seconds_per_image(self) -> float:
@@ -66,8 +68,9 @@ def choose_course(
     each = search_phase.seconds_each / max(1, search_phase.images * search_phase.epochs)
     full_seconds = each * confirm_phase.images * confirm_phase.epochs
     name, why = _choice(asked, plan, search_phase, _COST * full_seconds, measurer)
+    direct = Course(DIRECT, f"strategy direct: {why}", plan, tuple(phases))
     if name == DIRECT:
-        return Course(name, f"strategy direct: {why}", plan, tuple(phases))
+        return direct
     own = TRIALS if len(plan.budgets) == 1 else max(TRIALS_FOR_MANY, 2 * len(plan.budgets))
     plan = replace(plan, trials=trials_asked or min(own, plan.trials))
     shared = Phase(SHARED_PHASE, 1, confirm_phase.images, confirm_phase.epochs, _COST * full_seconds)
@@ -78,6 +81,7 @@ def choose_course(
         f"strategy supernet: {why}",
         plan,
         (*known, replace(search_phase, trainings=plan.trials), confirm_phase),
+        direct,
     )
 
 
@@ -94,15 +98,15 @@ def follow(course: Course, measurer: Measurer, observer: Observer) -> tuple[Cour
     if SHARED_PHASE in [phase.name for phase in course.phases]:
         observer.phase(SHARED_PHASE, 1)
     deadline = monotonic() + plan.timeout_seconds - clock.seconds
-    asked = SharedPlan(plan.space, sizes(plan), plan.seed, course.seconds_per_image, deadline)
+    asked = SharedPlan(plan.space, sizes(plan), plan.seed, course.seconds_per_image, deadline, clock.write)
     try:
         found = shared_scores(asked, measurer, observer)
     except SharedNetworkError as error:
+        assert course.instead is not None
         observer.message(f"{error}; going on with the direct strategy")
-        return replace(course, name=DIRECT), None
+        return course.instead, None
     finally:
-        if SHARED_PHASE in [phase.name for phase in course.phases]:
-            clock.write()
+        clock.write()
     return course, found
 
 

@@ -10,7 +10,7 @@ from flexor_search.errors import RunError
 from flexor_search.files import write_atomically, write_json
 from flexor_search.packing import FileBytes, inspect_file, verify_file
 from flexor_search.planning import Budget, SearchSpace, file_layout, full_precision, nearest_uniform
-from flexor_search.runs import ACCURACY, CONFIRM, FULL_PRECISION, Measurement, MetricWords, Run
+from flexor_search.runs import ACCURACY, CONFIRM, FULL_PRECISION, READINGS, Measurement, MetricWords, Run
 from flexor_search.tuning.confirm import Group, allocation_of, choose, groups
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
@@ -22,7 +22,7 @@ class TestReadings:
     __test__ = False  # not a test class, whatever its name starts with
 
     def __init__(self, run: Run, measurer: Measurer) -> None:
-        self._path, self._measurer = run.folder / "test_readings.json", measurer
+        self._path, self._measurer = run.folder / READINGS, measurer
         self._known: dict[str, float] = {}
         if self._path.exists():
             try:
@@ -50,7 +50,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Choose, ship and describe a model for each budget.
 
-    Writes model-BUDGET.safetensors, allocation-BUDGET.json and summary.json.
+    Writes model-BUDGET.safetensors, allocation-BUDGET.json and summary.json. What an earlier call confirmed and shipped
+    stays as it is when a later one is interrupted: nothing better is known by then.
 
     Args:
         space: the menus.
@@ -64,20 +65,22 @@ def summarize(
         The summary, as in summary.json.
 
     Raises:
-        RunError: nothing that fits a budget has finished.
+        RunError: nothing that fits a budget has finished; the others are shipped and described.
     """
     run = measurer.run
+    confirmed_before = {} if complete else _confirmed_before(run)
     readings = TestReadings(run, measurer) if complete else None
     confirmed = {group.first.digest: group for group in groups(run, CONFIRM, seeds)}
     full = confirmed.get(full_precision(space.model).digest)
-    entries = []
+    entries, missing = [], []
     for budget in budgets:
+        if budget.text in confirmed_before:
+            entries.append(confirmed_before[budget.text])
+            continue
         group = choose(space, budget, run, seeds, confirmed=complete)
         if group is None:
-            raise RunError(
-                f"no training that fits {budget.text} has finished ({_failures(run)}); "
-                f"go on with: flexor-search resume {run.folder}"
-            )
+            missing.append(budget.text)
+            continue
         uniform = nearest_uniform(space, budget)
         uniform_group = confirmed.get(uniform.digest) if uniform else None
         entry: dict[str, Any] = {"budget": budget.text} | _describe(space, group, readings)
@@ -89,9 +92,26 @@ def summarize(
         observer.message(f"{budget.text}: {group.first.label} shipped, packed file verified")
         for line in packing_warnings(entry["packing"], MetricWords.of(run.question)):
             observer.message(f"{budget.text}: {line}")
-    summary = {"state": "complete" if complete else "interrupted", "budgets": entries}
-    run.write_summary(summary)
+    is_whole = not missing and (complete or len(confirmed_before) == len(budgets))
+    summary = {"state": "complete" if is_whole else "interrupted", "budgets": entries}
+    if entries:
+        run.write_summary(summary)
+    if missing:
+        raise RunError(
+            f"no training that fits {', '.join(missing)} has finished ({_failures(run)}); "
+            f"go on with: flexor-search resume {run.folder}"
+        )
     return summary
+
+
+def _confirmed_before(run: Run) -> dict[str, dict[str, Any]]:
+    """Entries of summary.json that were confirmed, so the test set was read for them, and whose models are there."""
+    entries = (run.summary() or {}).get("budgets", [])
+    return {
+        entry["budget"]: entry
+        for entry in entries
+        if entry["test_accuracy"] is not None and (run.folder / f"model-{entry['budget']}.safetensors").is_file()
+    }
 
 
 def packing_lines(packing: dict[str, Any] | None) -> list[str]:

@@ -33,7 +33,7 @@ from flexor_search.tuning.optuna_backend import StudyRecord
 from flexor_search.tuning.proposals import SearchPlan, ladder, moved, onto, rule_candidate, uniform_candidate
 from flexor_search.tuning.refine import own_rates, told
 from flexor_search.tuning.shared_scores import observations
-from flexor_search.tuning.trial import Candidate, Trial, each_once
+from flexor_search.tuning.trial import PROPOSED, Candidate, Trial, each_once
 
 TRIALS, TRIALS_FOR_MANY = 16, 10
 """Trainings of the search for one budget and for several, where none are asked for. Several budgets cover the smaller
@@ -201,14 +201,14 @@ def _ordered(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
     for draw in range(20 * plan.trials):
         budget = plan.budgets[draw % len(plan.budgets)]
         allocation = model.draw(plan.seed * 100_003 + draw).best_under(budget)
-        yield Candidate(allocation, "proposed", budget.text)
+        yield Candidate(allocation, PROPOSED, budget.text)
         yield Candidate(
-            onto(plan.space, moved(plan.space, plan.space.profile(allocation), random), budget), "proposed", budget.text
+            onto(plan.space, moved(plan.space, plan.space.profile(allocation), random), budget), PROPOSED, budget.text
         )
 
 
 def _best(model: AccuracyModel, budget: Budget) -> Candidate:
-    return Candidate(model.best_under(budget), "proposed", budget.text)
+    return Candidate(model.best_under(budget), PROPOSED, budget.text)
 
 
 def _rules(plan: SearchPlan, budget: Budget) -> list[Candidate]:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from flexor_search.errors import TrainingError
@@ -13,7 +14,7 @@ from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import quantize_
 from flexor_search.runs import CONFIRM, SEARCH, MetricWords
 from flexor_search.training import choose, is_open, seeded, train
-from flexor_search.tuning.measurer import Measurer
+from flexor_search.tuning.measurer import Measurer, is_out_of_memory
 from flexor_search.tuning.observer import Observer, Phase
 from flexor_search.workloads import NO_OWN, Data, Own
 
@@ -51,7 +52,24 @@ def seconds_per_image(
     allocation: Allocation,
     own: Own = NO_OWN,
 ) -> float:
-    """Time of training on one image, from a few steps after some that warm up."""
+    """Time of training on one image, from a few steps after some that warm up.
+
+    Where the memory does not last, with half the batch, as the training itself will be tried.
+    """
+    try:
+        return _timed_seconds(build, data, recipe, device, allocation, own)
+    except (MemoryError, RuntimeError) as error:
+        batch = min(recipe.batch_size, len(data.train))
+        if not is_out_of_memory(error) or batch == 1:
+            raise
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    return seconds_per_image(build, data, replace(recipe, batch_size=batch // 2), device, allocation, own)
+
+
+def _timed_seconds(
+    build: Callable[[], nn.Module], data: Data, recipe: Recipe, device: str, allocation: Allocation, own: Own
+) -> float:
     with seeded(0):
         model = quantize_(build(), allocation)
 

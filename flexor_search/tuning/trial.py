@@ -8,6 +8,9 @@ from flexor_search.planning import Allocation, SearchSpace
 from flexor_search.runs import SEARCH
 from flexor_search.training import Score
 
+PROPOSED = "proposed"
+"""Kind of a candidate that is no rule of thumb."""
+
 
 @dataclass(frozen=True)
 class Candidate:

@@ -10,7 +10,8 @@ from flexor_search import api
 from flexor_search.asking import Question
 from flexor_search.errors import RunError, UsageError
 from flexor_search.packing import load, verilog_file
-from flexor_search.question import plan
+from flexor_search.planning import Recipe
+from flexor_search.question import plan, resolved
 from flexor_search.runs import Run
 
 
@@ -104,3 +105,42 @@ def test_planning_leaves_the_callers_random_numbers_alone():
     before = torch.get_rng_state()
     plan(Question("0.7bpw"))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_the_default_number_of_trials_stays_open():
+    question = Question("0.7bpw")
+    assert resolved(question, plan(question), Recipe())["trials"] == 0  # each strategy has its own
+
+
+def test_a_shipped_space_stays_one_beside_a_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lenet5").mkdir()
+    question = Question("0.42bpw", workload="lenet5-fashion-mnist", space="lenet5")
+    assert resolved(question, plan(question), Recipe())["space"] == "lenet5"
+
+
+def test_a_run_is_exported_where_neither_its_gpu_nor_its_recipe_is(copied):
+    path = copied / "run.toml"
+    text = path.read_text()
+    changed = text.replace('device = "cpu"', 'device = "cuda:7"', 1).replace('recipe = ""', 'recipe = "/gone.toml"', 1)
+    assert changed.count("cuda:7") == changed.count("/gone.toml") == 1
+    path.write_text(changed)
+    (copied / "model-0.7bpw.safetensors").unlink()
+    assert api.export(copied, "0.7bpw").stat().st_size > 0
+
+
+def test_what_is_for_ray_alone_goes_where_ray_does():
+    question = Question("0.7bpw", backend="ray", gpus_per_trial=0.25, ray_address="auto")
+    local = question.changed({"backend": "local", "seeds": 2})
+    assert (local.backend, local.gpus_per_trial, local.ray_address, local.seeds) == ("local", 0.0, "", 2)
+    assert question.changed({"seeds": 2}).gpus_per_trial == 0.25
+    with pytest.raises(UsageError, match="gpus_per_trial: is for --backend ray"):
+        question.changed({"backend": "local", "gpus_per_trial": 0.5})
+
+
+def test_workers_on_a_storage_ask_for_the_same_budgets(copied, tmp_path):
+    before = (copied / "run.toml").read_bytes()
+    asked = Question("0.5bpw", trials=6, epochs=4, seeds=2, device="cpu", storage=f"journal:{tmp_path / 'x'}")
+    with pytest.raises(UsageError, match=r"has 0\.7bpw; --storage none goes on alone with 0\.5bpw"):
+        api.search(asked, copied)
+    assert (copied / "run.toml").read_bytes() == before

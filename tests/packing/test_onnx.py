@@ -250,3 +250,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
         save_onnx(packed, ResNet(), case.images, tmp_path / "model.onnx")
     with pytest.raises(UsageError, match="example"):
         save_onnx(packed, case.build(), case.images[:0], tmp_path / "model.onnx")
+
+
+def test_a_model_that_takes_the_logarithm_of_its_inputs(tmp_path):
+    case = allocated(lambda: Net(lambda net, x: net.linear((x + 1e-6).log())))
+    packed, path, images = pack(case.model, case.allocation), tmp_path / "model.onnx", torch.rand(4, 8)
+    save_onnx(packed, case.build(), images, path)
+    assert prove_onnx(path, packed, unpack_into(packed, case.build()), images).passed

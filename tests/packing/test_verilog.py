@@ -314,3 +314,11 @@ def test_without_a_simulator_it_says_so(tmp_path, packed, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UsageError, match="iverilog, which is not installed"):
         simulate(modules)
+
+
+@IVERILOG
+def test_a_simulation_that_takes_too_long_is_told(tmp_path, monkeypatch):
+    save_verilog(made([make_code("systematic", 4, 10, seed=0)], np.random.default_rng(0)), tmp_path / "d.v")
+    monkeypatch.setattr(verilog_file, "_MOST_SECONDS", 1e-6)
+    with pytest.raises(VerificationError, match="iverilog took longer than 1e-06 s and was ended"):
+        simulate(tmp_path / "d.v")

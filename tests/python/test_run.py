@@ -9,6 +9,7 @@ from tuning.models import Recorder
 
 import flexor_search as fs
 from flexor_search import cli
+from flexor_search.runs import Run as Folder
 
 SHORT = {"trials": 3, "epochs": 1, "seeds": 2}
 
@@ -128,6 +129,7 @@ def test_it_is_gone_on_with_by_the_same_objects_only(run, monkeypatch, capsys):
     assert opened.best() == run.best()
     with pytest.raises(fs.RunError, match="were given in Python"):
         fs.open_run(run.folder).best().load()
+    assert fs.open_run(run.folder, net).best().load()(DATA[2][0]).shape == (80, 4)
 
 
 def test_what_was_given_is_told_apart_from_what_is_asked(tmp_path):
@@ -168,3 +170,14 @@ def test_a_layout_is_a_table_that_says_what_is_reachable():
         fs.plan(net, "0.001bpw")
     with pytest.raises(fs.ModelError, match="no quantizable layer"):
         fs.plan(torch.nn.ReLU())
+
+
+def test_the_half_that_has_a_name_is_taken_from_the_run(tmp_path):
+    question = {"budget": "0.7bpw", "budgets": ["0.7bpw"], "model": "<given in Python: net>", "data": "mine:loaders"}
+    Folder.start(tmp_path / "run", question, {})
+    given = fs.open_run(tmp_path / "run", net).given
+    assert (given.model, given.data) == (net, "mine:loaders")
+    assert fs.open_run(tmp_path / "run").given is None
+    Folder.start(tmp_path / "other", question | {"model": "mine:build", "data": "<given in Python: list>"}, {})
+    given = fs.open_run(tmp_path / "other", data=DATA).given
+    assert (given.model, given.data) == ("mine:build", DATA)

@@ -27,7 +27,8 @@ pytestmark = [
 def reports(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
     runs = (example(folder / "example"), large(folder / "large"))
-    return {run.folder.name: write_report(run) for run in runs} | {"compared": write_comparison(list(runs))}
+    deep = large(folder / "deep", n_trials=20, n_layers=200)
+    return {run.folder.name: write_report(run) for run in (*runs, deep)} | {"compared": write_comparison(list(runs))}
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +244,10 @@ def test_compared_runs_are_drawn_over_each_other(browser, reports):
 
 @pytest.mark.parametrize(
     ("name", "width"),
-    [("example", 390), ("large", 390), ("large", 800), ("large", 1400), ("compared", 390), ("compared", 1000)],
+    [
+        *(("example", 390), ("large", 390), ("large", 800), ("large", 1400), ("deep", 390), ("deep", 1200)),
+        *(("compared", 390), ("compared", 1000)),
+    ],
 )
 def test_nothing_overflows(browser, reports, name, width):
     show(browser, reports[name], width)

@@ -5,7 +5,7 @@ import pytest
 from flexor_search.reporting import figures, front, points, progress
 from flexor_search.reporting.drawing import accuracy_range, text_in_plot
 from flexor_search.reporting.key import BELOW, key
-from flexor_search.reporting.published import published
+from flexor_search.reporting.published import published, published_for
 from flexor_search.reporting.tables import budget_places, uniform_level
 
 from .made_run import confirmed, example, failed, large, made_run, measured, stopped
@@ -190,3 +190,8 @@ def test_the_key_names_what_is_drawn_and_nothing_else(tmp_path):
     assert all(f">{name}</li>" in text for name in names)
     few = key(pareto(made_run(tmp_path / "few", [measured(0, 0.5, 0.4)], budgets=["48KiB"], workload="few")))
     assert [name for name in names if f">{name}</li>" in few] == ["front", "proposed"]
+
+
+def test_published_accuracies_do_not_stand_beside_a_metric_of_ones_own():
+    assert len(published_for({"workload": "resnet20-cifar10", "metric": ""})) > 0
+    assert published_for({"workload": "resnet20-cifar10", "metric": "mine:macro_f1"}).empty

@@ -74,8 +74,12 @@ def test_no_summary_no_rows():
             {"uniform": result(0.95, 0.0, 0.5, allocation=allocation("1/2")), **result(0.96, 0.0, 0.5)},
             "+1.00 points against the uniform model on the test set; the seeds all came out the same",
         ),
+        (
+            {"uniform": result(0.95, None, 0.5, allocation=allocation("1/2")), **result(0.96, 0.01, 0.5)},
+            "+1.00 points against the uniform model on the test set; with a single seed on one side at least, so",
+        ),
     ],
-    ids=["within", "better", "worse", "one seed", "uniform chosen", "no uniform", "unread", "no spread"],
+    ids=["within", "better", "worse", "one seed", "uniform chosen", "no uniform", "unread", "no spread", "one-sided"],
 )
 def test_verdict_claims_no_more_than_the_numbers_do(changes, says):
     chosen, *_ = result_rows(summary(entry(**changes)))

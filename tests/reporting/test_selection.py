@@ -3,8 +3,10 @@
 import json
 import shlex
 
+from flexor_search.asking import GIVEN
 from flexor_search.cli import app
 from flexor_search.reporting.command import export_command, search_command
+from flexor_search.reporting.details import made
 from flexor_search.reporting.selection import first_selected, panel, selectable
 
 from .made_run import example, failed, made_run, measured
@@ -85,3 +87,9 @@ def test_the_panel_is_there_without_a_script_and_its_data_cannot_end_it(tmp_path
     body = text[text.index('id="selection-data">') + len('id="selection-data">') : text.rindex("</script>")]
     assert "<" not in body
     assert json.loads(body)["layers"][0] == "first<script>"
+
+
+def test_a_question_of_objects_has_no_command(tmp_path):
+    text = made(made_run(tmp_path, [], model=f"{GIVEN}: Net>", data="mine:loaders"))
+    assert "Asked in Python: the model was given as an object" in text
+    assert 'class="copy"' not in text

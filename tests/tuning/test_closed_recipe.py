@@ -1,14 +1,20 @@
 """What a recipe leaves open is measured once for a run, and stays as it was when the run goes on."""
 
 from dataclasses import replace
+from importlib import import_module
+
+import pytest
+import torch
 
 from flexor_search.runs import Run
 from flexor_search.training import is_open
 from flexor_search.tuning import Silent, closed_recipe
+from flexor_search.tuning.time_plan import seconds_per_image
 
 from .models import RECIPE, few_images, new_run, small_net, space_of
 
 SPACE = space_of()
+MODULE = import_module("flexor_search.tuning.time_plan")  # the package has a function of that name
 OPEN = replace(RECIPE, precision="auto", memory_format="auto")
 
 
@@ -56,3 +62,24 @@ def test_the_recipe_of_a_folder(tmp_path):
     assert Run.recipe_of(tmp_path / "new") == {"precision": "bfloat16"}
     (tmp_path / "new" / "run.toml").write_text("[[[")
     assert Run.recipe_of(tmp_path / "new") == {}
+
+
+def test_memory_that_does_not_last_is_timed_with_half_the_batch(monkeypatch):
+    asked = []
+
+    def train(model, data, recipe, **_):
+        asked.append(recipe.batch_size)
+        if recipe.batch_size > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(MODULE, "train", train)
+    data, allocation = few_images(), SPACE.cheapest
+    assert seconds_per_image(small_net, data, replace(RECIPE, batch_size=64), "cpu", allocation) > 0
+    assert list(dict.fromkeys(asked)) == [64, 32, 16]
+
+    def broken(*_, **__):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(MODULE, "train", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        seconds_per_image(small_net, data, RECIPE, "cpu", allocation)

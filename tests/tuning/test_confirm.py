@@ -216,3 +216,16 @@ def test_confirm_trains_each_finalist_and_full_precision_with_every_seed_once(tm
     assert observer.of("measured")[-1][1] == best_confirmed(SPACE, asked[0], measurer.run) != ""
     confirm(SPACE, asked, measurer, SEEDS, observer)
     assert [m for m in measurer.run.measurements if m.phase == CONFIRM] == made
+
+
+def test_a_budget_that_was_confirmed_with_fewer_seeds_still_counts(tmp_path):
+    """As after resuming with another budget and more seeds; 0.95 is of a confirmation that was broken off."""
+    run = confirmed(
+        tmp_path,
+        (UNIFORM, "uniform", (0.70, 0.70)),
+        (OTHER, "proposed", (0.90, 0.80)),
+        (SPACE.allocation((10, 12)), "proposed", (0.95,)),
+    )
+    for seed, accuracy in zip((*SEEDS, SEEDS[-1] + 1), (0.8, 0.8, 0.99), strict=True):
+        run.append(measured(SMALLER, len(run.measurements), accuracy, phase=CONFIRM, kind="proposed", seed=seed))
+    assert choose(SPACE, BUDGET, run).first.digest == OTHER.digest

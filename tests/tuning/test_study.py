@@ -8,8 +8,9 @@ import pytest
 from optuna.trial import TrialState
 
 from flexor_search.errors import RunError
+from flexor_search.planning import Variable
 from flexor_search.runs import CONFIRM, DONE, FAILED, STOPPED, Run
-from flexor_search.tuning.optuna_backend import STUDY_NAME, StudyRecord
+from flexor_search.tuning.optuna_backend import STUDY_NAME, StudyRecord, parameter
 
 from .models import measured, new_run, space_of, uniform_at
 
@@ -137,3 +138,11 @@ def test_optuna_keeps_its_voice(run):
     before = optuna.logging.get_verbosity()
     StudyRecord(run, SPACE)
     assert optuna.logging.get_verbosity() == before
+
+
+def test_names_of_parameters_fit_into_a_database_and_stay_apart():
+    layers = tuple(f"layer3.{block}.conv1" for block in range(60))
+    one, other = Variable(layers, ()), Variable((*layers[:-1], "layer4.0.conv1"), ())
+    assert max(len(parameter(one)), len(parameter(other))) <= 512 < len(one.name)
+    assert parameter(one) != parameter(other)
+    assert parameter(Variable(layers[:2], ())) == "layer3.0.conv1+layer3.1.conv1"

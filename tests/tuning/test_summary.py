@@ -151,3 +151,27 @@ def test_damaged_test_readings_are_an_error_that_says_what_to_do(measurer, text)
     (measurer.run.folder / "test_readings.json").write_text(text)
     with pytest.raises(RunError, match=r"test_readings\.json is damaged.*delete it"):
         summed(measurer)
+
+
+def test_what_was_confirmed_stays_when_a_later_call_is_interrupted(measurer):
+    before = summed(measurer)
+    files = {path.name: path.read_bytes() for path in measurer.run.folder.glob("model-*")}
+    assert measurer.run.was_confirmed
+    assert summed(measurer, complete=False) == measurer.run.summary() == before
+    more = (*ASKED, *budgets("0.9bpw"))
+    found = summed(measurer, complete=False, asked=more)
+    assert found["state"] == "interrupted"
+    assert found["budgets"][:2] == before["budgets"]
+    assert found["budgets"][2]["test_accuracy"] is None
+    for name, content in files.items():
+        assert (measurer.run.folder / name).read_bytes() == content
+
+
+def test_a_budget_that_nothing_fits_takes_no_other_down(measurer):
+    asked = (*budgets("0.05bpw"), *ASKED)
+    with pytest.raises(RunError, match=r"no training that fits 0\.05bpw has finished"):
+        summed(measurer, asked=asked)
+    summary = measurer.run.summary()
+    assert summary["state"] == "interrupted"
+    assert [entry["budget"] for entry in summary["budgets"]] == ["0.7bpw", "2100B"]
+    assert all(entry["test_accuracy"] for entry in summary["budgets"])

@@ -14,6 +14,7 @@ from flexor_search.runs.sensitivity import FILE, Sensitivity, SharedScore, read_
 from flexor_search.training import SharedNetworkError
 from flexor_search.tuning import SearchPlan, choose, confirm, shared_scores, strategy
 from flexor_search.tuning.accuracy_model import fit_accuracy_model
+from flexor_search.tuning.clock import SearchClock
 from flexor_search.tuning.observer import Phase
 from flexor_search.tuning.proposals import ladder
 from flexor_search.tuning.shared_scores import SharedPlan, first_profiles, observations
@@ -382,3 +383,53 @@ def test_strategy_names_are_those_that_can_be_asked_for():
     from flexor_search.asking import STRATEGIES
 
     assert set(STRATEGIES) == {strategy.AUTO, strategy.SUPERNET, strategy.DIRECT}
+
+
+def test_where_the_time_is_up_at_once_the_single_rates_are_scored_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_scores, "_PART", 6)
+    measurer, observer = measurer_in(tmp_path / "x", recipe=LEARNS), Recorder()
+    course = course_for(measurer, plan=replace(plan_for(), timeout_seconds=1e-9))
+    course, found = follow(course, measurer, observer)
+    assert len(found.scores) == 6
+    assert any("the time for scoring is up after 6 of 25" in text for (text,) in observer.of("message"))
+    named = search_by(course, found, measurer, observer)
+    assert all(BUDGET[0].fits(candidate.allocation) for candidate in named[BUDGET[0].text])
+
+
+def test_what_the_shared_network_takes_counts_as_time_of_the_search(tmp_path, monkeypatch):
+    measurer = measurer_in(tmp_path / "x", recipe=LEARNS)
+
+    class Cut(shared_scores.ProfileScorer):
+        def __call__(self, profile):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_scores, "ProfileScorer", Cut)
+        with pytest.raises(KeyboardInterrupt):
+            follow(course_for(measurer), measurer, Recorder())
+    first = SearchClock(measurer.run).seconds
+    assert first > 0
+    course = course_for(measurer)
+    follow(course, measurer, Recorder())
+    second = SearchClock(measurer.run).seconds
+    assert second > first + 0.01  # the scoring of the second call
+
+
+def test_the_direct_search_in_its_place_has_its_own_number_of_trials(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_scores, "check_learned", lambda *_: (_ for _ in ()).throw(SharedNetworkError("chance")))
+    measurer = measurer_in(tmp_path / "x")
+    course = course_for(measurer, plan=plan_for(trials=40), trials_asked=0)
+    assert course.plan.trials == TRIALS
+    course, _ = follow(course, measurer, Recorder())
+    assert (course.name, course.plan.trials, course.phases) == ("direct", 40, PHASES)
+
+
+def test_memory_that_does_not_last_for_the_shared_network_falls_back_too(tmp_path, monkeypatch):
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(shared_scores, "train_shared", no_memory)
+    measurer, observer = measurer_in(tmp_path / "x"), Recorder()
+    course, found = follow(course_for(measurer), measurer, observer)
+    assert (course.name, found) == ("direct", None)
+    assert "the memory does not last for the shared network; going on" in observer.of("message")[0][0]
