@@ -77,6 +77,11 @@ def plan(question: Question, given: Given | None = None) -> Plan:
         if question.recipe:
             task = replace(task, recipe=Recipe.read(question.recipe, task.recipe))
     task = replace(task, recipe=_with_epochs(task.recipe, question.epochs))
+    if task.recipe.distillation and task.own.train is not None:
+        raise UsageError(
+            f"recipe: distillation = {task.recipe.distillation:g} goes with the training loop of this package, and "
+            "--train gives one of your own; leave one of them out"
+        )
     name = question.space or task.space
     with seeded(question.seed):
         shapes = describe(task.build())

@@ -40,6 +40,9 @@ class Recipe:
         clip: encrypted weights are kept within +- clip / s_tanh, the paper's ablation (it takes 2); 0: they are free.
         surrogate: "flexor" (eq. 6), or the ablations "ste" and "analog".
         label_smoothing: of the cross-entropy.
+        distillation: share of the loss that is the distance (Kullback-Leibler divergence, temperature 2) from the
+            answers of the full-precision model of the same recipe and seed, which is trained first; 0: none. The shared
+            network of a search trains without.
         precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the processor computes in it and a short
             measurement finds it faster.
         memory_format: of models and image batches: "contiguous", "channels_last", or "auto": the one that a short
@@ -78,6 +81,7 @@ class Recipe:
     search_epochs: int = 10
     search_images: int = 0
     pretrained: bool = False
+    distillation: float = 0.0
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -91,6 +95,8 @@ class Recipe:
                 raise UsageError(f"recipe: {name} must be above zero, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1 or not 0 <= self.weight_decay < math.inf:
             raise UsageError("recipe: warmup and label_smoothing must be in [0, 1), weight_decay not negative")
+        if not 0 <= self.distillation <= 1:
+            raise UsageError(f"recipe: distillation is a share of the loss, from 0 to 1, got {self.distillation}")
         if not all(isinstance(at, int | float) and 0 <= at <= 1 for at in self.halve_at):
             raise UsageError(f"recipe: halve_at must hold fractions of all steps, got {list(self.halve_at)}")
         if self.s_tanh_doubles and self.schedule != "halve":
@@ -123,8 +129,9 @@ class Recipe:
         return replace(self, epochs=min(self.search_epochs, self.epochs))
 
     def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self) | {"halve_at": list(self.halve_at)}
+        """All fields; distillation, which came later, only where it is used: earlier measurements keep their keys."""
+        body = asdict(self) | {"halve_at": list(self.halve_at)}
+        return body if self.distillation else {key: value for key, value in body.items() if key != "distillation"}
 
     @classmethod
     def from_dict(cls, body: dict[str, Any], base: "Recipe | None" = None) -> "Recipe":

@@ -120,6 +120,11 @@ class Book:
         _write(self._readings_path, list(self.readings.values()), Reading)
         self.trained_path(reading.key).unlink(missing_ok=True)
 
+    def forget_teachers(self) -> None:
+        """Models that only others learned from have no use once all are trained."""
+        for path in (self.folder / "unfinished").glob("teacher-*.safetensors"):
+            path.unlink(missing_ok=True)
+
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:

@@ -39,6 +39,7 @@ from flexor_search.training import (
     evaluate,
     in_halves,
     seeded,
+    teacher_for,
     train_together,
 )
 from flexor_search.tuning import MOST_TOGETHER, Silent, closed_recipe, models_at_a_time
@@ -177,6 +178,7 @@ class _Work:
                 raise RunError(f"{path} is damaged: {error}; delete it to train that model again") from error
             score = evaluate(model, self.data(job.row)[0].test, device=self.device)
             self.book.read_test(Reading(job.key, job.row.name, job.seed, round(score.accuracy, 6)))
+        self.book.forget_teachers()
 
     def _closed(self, job: _Job, data: Data) -> Recipe:
         """The recipe with nothing left open, as it was closed when the first training of its group was made."""
@@ -211,10 +213,17 @@ class _Work:
             device=self.device,
             on_epoch=[watch] * len(jobs),
             checkpoints=[Checkpoint(self.book.unfinished_path(job.key), every, [job.key], self.tell) for job in jobs],
+            teachers=[self._teacher(job, data, recipe) for job in jobs],
         )
         for job, model, result in zip(jobs, models, results, strict=True):
             self._write_down(job, model, result, data)
         return results
+
+    def _teacher(self, job: _Job, data: Data, recipe: Recipe) -> nn.Module | None:
+        if job.row.table.full_precision:
+            return None
+        folder = self.book.unfinished_path(job.key).parent
+        return teacher_for(job.row.task.build, data, recipe, job.seed, self.device, folder, self.tell)
 
     def _write_down(self, job: _Job, model: nn.Module, result: TrainResult | TrainingError, data: Data) -> None:
         score, state, reason = Score(math.nan, math.nan), DONE, ""

@@ -12,6 +12,7 @@ from flexor_search.training.shared import (
     shared_model,
     train_shared,
 )
+from flexor_search.training.teacher import teacher_for
 from flexor_search.training.together import in_halves, train_together
 from flexor_search.training.trainer import train
 
@@ -34,6 +35,7 @@ __all__ = [
     "say_nothing",
     "seeded",
     "shared_model",
+    "teacher_for",
     "train",
     "train_shared",
     "train_together",

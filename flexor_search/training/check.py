@@ -47,6 +47,11 @@ def check_fits(model: nn.Module, data: Data, recipe: Recipe | None = None, own: 
             f"data: targets of {data.n_classes} numbers an image do not fit the model, which has {logits.shape[1]} "
             "outputs"
         )
+    if recipe is not None and recipe.distillation and data.train.is_regression:
+        raise DataError(
+            f"data: distillation = {recipe.distillation:g} in the recipe is for classes, and the targets are floats; "
+            "set it to 0"
+        )
     if data.n_classes > logits.shape[1]:
         raise DataError(
             f"data: the label {data.n_classes - 1} is out of range: the model has {logits.shape[1]} outputs, "

@@ -12,6 +12,8 @@ from flexor_search.planning import Recipe
 from flexor_search.workloads import NO_OWN, Own, Split
 
 EVALUATION_BATCH = 1000
+TEMPERATURE = 2.0
+"""By which logits are divided before a model is compared with its teacher."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,27 @@ def losses(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, targets, reduction="none")
 
 
-def training_loss(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: str) -> Tensor:
-    """Mean loss of a batch by the recipe."""
+def training_loss(
+    model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: str, teacher: nn.Module | None = None
+) -> Tensor:
+    """Mean loss of a batch by the recipe; with a teacher a share of it is the distance from its answers."""
+    wanted = None
+    if teacher is not None:
+        with torch.no_grad():
+            wanted = logits_of(teacher, images.clone(), recipe, device)  # a model may work on its images in place
     logits = logits_of(model, images, recipe, device)
     if labels.is_floating_point():
         return losses(logits, labels).mean()
-    return functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    if wanted is None:
+        return loss
+    return (1 - recipe.distillation) * loss + recipe.distillation * divergence(logits, wanted)
+
+
+def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of softened answers from the teacher's, mean over images.
+
+    Times the square of the temperature, so that gradients are as large as those of the cross-entropy.
+    """
+    given, aim = (functional.log_softmax(each / TEMPERATURE, 1) for each in (logits, wanted))
+    return TEMPERATURE**2 * functional.kl_div(given, aim, reduction="batchmean", log_target=True)

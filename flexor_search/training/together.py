@@ -37,6 +37,7 @@ def train_together(
     route: str = "",
     checkpoints: Sequence[Checkpoint | None] | None = None,
     own: Own = NO_OWN,
+    teachers: Sequence[nn.Module | None] | None = None,
 ) -> list[TrainResult | TrainingError]:
     """Train models in place, a step of each in turn.
 
@@ -52,6 +53,7 @@ def train_together(
         route: how a step is done, as in `train`.
         checkpoints: one a model, as in `train`.
         own: may hold a metric; a loop of one's own trains one model at a time.
+        teachers: one a model, as in `train`.
 
     Returns:
         For each model its result, or the error that ended it: one whose loss is not a number fails alone. Its
@@ -61,10 +63,11 @@ def train_together(
         raise ValueError("own: a loop of one's own trains one model at a time; use `train` for each")
     watches: Sequence[Watch | None] = on_epoch if on_epoch is not None else [None] * len(models)
     places: Sequence[Checkpoint | None] = checkpoints if checkpoints is not None else [None] * len(models)
-    if not len(models) == len(seeds) == len(watches) == len(places):
+    taught: Sequence[nn.Module | None] = teachers if teachers is not None else [None] * len(models)
+    if not len(models) == len(seeds) == len(watches) == len(places) == len(taught):
         raise ValueError(
-            f"seeds, on_epoch, checkpoints: give one a model, got {len(seeds)}, {len(watches)} and {len(places)} for "
-            f"{len(models)} models"
+            f"seeds, on_epoch, checkpoints, teachers: give one a model, got {len(seeds)}, {len(watches)}, "
+            f"{len(places)} and {len(taught)} for {len(models)} models"
         )
     results: dict[int, TrainResult | TrainingError] = {}
     data = replace(data, train=TrainImages.of(data.train, recipe, device).split)  # placed once, not by each
@@ -77,6 +80,7 @@ def train_together(
                     *(placed(model, data, recipe, device), data, recipe, seeds[index], device),
                     *(watches[index], route, places[index]),
                     own=own,
+                    teacher=taught[index],
                 )
             members.append(_Member(index, training, training.stepwise(), own_stream))
         for member in members:

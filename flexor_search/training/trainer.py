@@ -38,6 +38,7 @@ def train(
     route: str = "",
     checkpoint: Checkpoint | None = None,
     own: Own = NO_OWN,
+    teacher: nn.Module | None = None,
 ) -> TrainResult:
     """Train a model in place.
 
@@ -53,6 +54,7 @@ def train(
         checkpoint: where the training is written down now and then, and taken up from if it was; None: nowhere. A loop
             of one's own has none: it begins anew.
         own: a loop that trains in this one's place, and a metric that scores.
+        teacher: from `teacher_for`, where the recipe distils.
 
     Returns:
         The score and the cost, that of earlier attempts included; the model is left in evaluation mode.
@@ -66,7 +68,9 @@ def train(
         if own.train is not None:
             result = train_by_own(own, model, data, recipe, seed=seed, device=device, on_epoch=on_epoch)
         else:
-            result = Training(model, data, recipe, seed, device, on_epoch, route, checkpoint, own=own).run()
+            result = Training(
+                *(model, data, recipe, seed, device, on_epoch, route, checkpoint), own=own, teacher=teacher
+            ).run()
     model.eval()
     return result
 
@@ -97,6 +101,7 @@ class Training:
         checkpoint: Checkpoint | None,
         losses: Losses | None = None,
         own: Own = NO_OWN,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.model, self.recipe, self.device, self.on_epoch, self.own = model, recipe, device, on_epoch, own
         self.train, self.validation = TrainImages.of(data.train, recipe, device), data.validation
@@ -111,7 +116,7 @@ class Training:
         saved = self.saver.restore()
         self.optimizer = optimizer_of(model, recipe, device)
         self.saver.restore_optimizer(self.optimizer)
-        losses = losses or functools.partial(training_loss, model, recipe=recipe, device=device)
+        losses = losses or functools.partial(training_loss, model, recipe=recipe, device=device, teacher=teacher)
         self.take_step = Step(losses, self.optimizer, route or default_route(device), prepare=self.train.prepare)
         if saved is not None:
             self._take_up(saved)

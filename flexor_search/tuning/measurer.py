@@ -14,7 +14,7 @@ from flexor_search.errors import FormatError, TrainingError, VerificationError
 from flexor_search.packing import load, unpack_into
 from flexor_search.planning import Allocation, Recipe, file_layout
 from flexor_search.quantization import quantize_
-from flexor_search.runs import DONE, FAILED, SEARCH, STOPPED, Measurement, Run
+from flexor_search.runs import DONE, FAILED, FULL_PRECISION, SEARCH, STOPPED, Measurement, Run
 from flexor_search.training import (
     CHECKPOINT_SECONDS,
     Checkpoint,
@@ -24,6 +24,7 @@ from flexor_search.training import (
     in_halves,
     say_nothing,
     seeded,
+    teacher_for,
     train,
     train_together,
 )
@@ -173,6 +174,7 @@ class Measurer:
                 route=self.route,
                 checkpoint=checkpoint,
                 own=self.own,
+                teacher=self._teacher(trial, recipe, data),
             )
         except torch.OutOfMemoryError:
             return None
@@ -195,6 +197,10 @@ class Measurer:
         recipe, data = self._at_fidelity(trials[0].phase)
         models = [self._fresh(trial.candidate.allocation, recipe, trial.seed) for trial in trials]
         rungs: list[dict[int, float]] = [{} for _ in trials]
+        try:
+            teachers = [self._teacher(trial, recipe, data) for trial in trials]
+        except TrainingError:  # one by one, so that who has that teacher fails alone
+            return [self.attempt(*each) for each in numbered]
         results = train_together(
             *(models, data, recipe),
             seeds=[trial.seed for trial in trials],
@@ -203,6 +209,7 @@ class Measurer:
             route=self.route,
             checkpoints=[self.checkpoint(trial) for trial in trials],
             own=self.own,
+            teachers=teachers,
         )
         return [
             self.failed(trial, number, _first_line(result), seen)
@@ -258,6 +265,13 @@ class Measurer:
     def _fresh(self, allocation: Allocation, recipe: Recipe, seed: int) -> nn.Module:
         with seeded(seed):
             return quantize_(self.build(), allocation, pretrained=recipe.pretrained, surrogate=recipe.surrogate)
+
+    def _teacher(self, trial: Trial, recipe: Recipe, data: Data) -> nn.Module | None:
+        """Of a training with distillation; the full-precision model has nobody to learn from."""
+        if trial.candidate.kind == FULL_PRECISION:
+            return None
+        folder = self.run.folder / "trained"
+        return teacher_for(self.build, data, recipe, trial.seed, self.device, folder, self.tell)
 
     def _write_proven(self, model: nn.Module, allocation: Allocation, number: int, score: Score) -> None:
         validation = self.data.validation

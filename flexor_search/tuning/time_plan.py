@@ -72,13 +72,14 @@ def _timed_seconds(
 ) -> float:
     with seeded(0):
         model = quantize_(build(), allocation)
+        teacher = build().to(device).eval() if recipe.distillation else None
 
     def timed(steps: int, epochs: int = 1) -> tuple[float, int]:
         count = min(len(data.train), recipe.batch_size * steps)
         sample = replace(data, train=data.train.take(count), validation=data.validation.take(200))
         started = time.perf_counter()
         with suppress(TrainingError):  # to be told by the training that it fails, not by its timing
-            train(model, sample, replace(recipe, epochs=epochs), seed=0, device=device, own=own)
+            train(model, sample, replace(recipe, epochs=epochs), seed=0, device=device, own=own, teacher=teacher)
         return time.perf_counter() - started, count
 
     if device.startswith("cuda") and own.train is None:

@@ -28,8 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from train_table import (
     Job,
     add_row,
@@ -45,7 +44,6 @@ from flexor_search.planning import (
     Allocation,
     Budget,
     LayerSpec,
-    Recipe,
     SearchSpace,
     full_precision,
     make_space,
@@ -53,15 +51,12 @@ from flexor_search.planning import (
     size_rule,
 )
 from flexor_search.quantization import describe, quantize_
-from flexor_search.training import TrainResult, evaluate, seeded
-from flexor_search.training.score import training_loss
-from flexor_search.training.trainer import Training
-from flexor_search.workloads import Data, workload
+from flexor_search.training import evaluate, seeded, train
+from flexor_search.workloads import workload
 
 N_OUT = 20
 COLUMNS = ("val_accuracy", "test_accuracy")
-TEMPERATURE = 2.0
-"""Of the distillation, whose loss is half cross-entropy and half Kullback-Leibler divergence from the teacher."""
+DISTILLATION = 0.5
 WORDS, PROPOSALS, UNEVEN = 1024, 300, 0.02
 """Of the covering search: random words, proposed rows, and what a tap more between most and least used input costs."""
 
@@ -217,26 +212,6 @@ def covering_code(n_in: int, n_out: int, most_taps: int, seed: int) -> XorCode:
     return XorCode(n_in, tuple(taps))
 
 
-def trained(
-    model: nn.Module, data: Data, recipe: Recipe, seed: int, teacher: nn.Module | None = None
-) -> tuple[nn.Module, TrainResult]:
-    """The model, trained as `train` does, or with a teacher."""
-
-    def losses(images: Tensor, labels: Tensor) -> Tensor:
-        if teacher is None:
-            return training_loss(model, images, labels, recipe, "cpu")
-        logits = model(images)
-        with torch.no_grad():
-            wanted = functional.log_softmax(teacher(images) / TEMPERATURE, 1)
-        given = functional.log_softmax(logits / TEMPERATURE, 1)
-        divergence = functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
-        return 0.5 * functional.cross_entropy(logits, labels) + 0.5 * TEMPERATURE**2 * divergence
-
-    with seeded(seed):
-        result = Training(model, data, recipe, seed, "cpu", None, "", None, losses).run()
-    return model.eval(), result
-
-
 def train_seed(setting: Setting, path: Path, seed: int, ends: float) -> None:
     """Train what the file does not hold yet of one seed; no training begins after `ends`, by the monotonic clock."""
     task = workload(setting.workload)
@@ -252,10 +227,10 @@ def train_seed(setting: Setting, path: Path, seed: int, ends: float) -> None:
         """The full-precision model, trained; its line is written once."""
         with seeded(seed):
             model = task.build()
-        model, result = trained(model, data, task.recipe, seed)
+        result = train(model, data, task.recipe, seed=seed)
         if FULL not in done:
             add_row(path, Job(FULL, full_precision(space.model), seed), result, evaluate(model, data.test))
-        return model.requires_grad_(False)
+        return model.eval().requires_grad_(False)
 
     for (name, base), remedy in itertools.product(setting.bases(space).items(), setting.remedies):
         if f"{name} {remedy.name}" in done:
@@ -267,8 +242,10 @@ def train_seed(setting: Setting, path: Path, seed: int, ends: float) -> None:
         with seeded(seed):
             model = deepcopy(plain()).requires_grad_(True) if remedy.tuned else task.build()
             model = quantize_(model, job.allocation, pretrained=remedy.tuned)
-        teacher = plain() if remedy.distilled else None
-        model, result = trained(model, data, replace(task.recipe, **remedy.recipe), seed, teacher)
+        recipe = replace(task.recipe, **remedy.recipe)
+        if remedy.distilled:
+            recipe = replace(recipe, distillation=DISTILLATION)
+        result = train(model, data, recipe, seed=seed, teacher=plain() if remedy.distilled else None)
         add_row(path, job, result, evaluate(model, data.test))
 
 

@@ -144,3 +144,12 @@ def test_workers_on_a_storage_ask_for_the_same_budgets(copied, tmp_path):
     with pytest.raises(UsageError, match=r"has 0\.7bpw; --storage none goes on alone with 0\.5bpw"):
         api.search(asked, copied)
     assert (copied / "run.toml").read_bytes() == before
+
+
+def test_distillation_and_a_loop_of_ones_own_exclude_each_other(tmp_path, monkeypatch):
+    (tmp_path / "my_loop.py").write_text("def fit(model, train, validation, recipe, seed, report): ...\n")
+    (tmp_path / "recipe.toml").write_text("distillation = 0.5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    question = Question("0.7bpw", recipe=str(tmp_path / "recipe.toml"), train="my_loop:fit")
+    with pytest.raises(UsageError, match=r"recipe: distillation = 0\.5 goes with the training loop of this package"):
+        plan(question)

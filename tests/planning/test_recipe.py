@@ -83,7 +83,8 @@ def test_a_search_trial_is_never_longer_than_the_training():
 )
 def test_json_round_trip(recipe):
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_json()))) == recipe
-    assert recipe.to_json().keys() == {field.name for field in fields(Recipe)}
+    left_out = set() if recipe.distillation else {"distillation"}
+    assert recipe.to_json().keys() == {field.name for field in fields(Recipe)} - left_out
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,22 @@ def pairs(model, plain):
     return [(model.get_submodule(name), plain.get_submodule(name)) for name in flexor_weights(model)]
 
 
+def test_a_row_that_distils_has_a_teacher_until_the_study_is_done(tmp_path):
+    rows = "".join(
+        f'[[row]]\nname = "{share}"\nworkload = "digits-convnet"\nrate = "8/20"\n'
+        f"recipe = {{ distillation = {share} }}\n"
+        for share in (0.0, 0.5)
+    )
+    (tmp_path / "study.toml").write_text(f'question = "?"\nseeds = 1\nrecipe = {{ epochs = 1 }}\n{rows}')
+    asked = StudyQuestion(str(tmp_path), images=96)
+    assert not run_study(replace(asked, rows=("0.5",)), quiet)
+    assert len(list((tmp_path / "unfinished").glob("teacher-*"))) == 1
+    assert run_study(asked, quiet)
+    assert list((tmp_path / "unfinished").iterdir()) == []
+    first, second = rows_of(tmp_path / "measurements.csv")
+    assert first["val_loss"] != second["val_loss"]
+
+
 def test_a_short_call_saves_what_it_has_begun_within_its_seconds(finished, tmp_path, monkeypatch):
     intervals = []
 

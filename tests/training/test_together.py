@@ -154,14 +154,17 @@ def test_dropout_differs_from_model_to_model_and_is_the_same_every_time():
 @pytest.mark.parametrize(
     ("changes", "counts"),
     [
-        ({"seeds": (0,)}, "1, 2 and 2"),
-        ({"on_epoch": [never] * 3}, "2, 3 and 2"),
-        ({"checkpoints": []}, "2, 2 and 0"),
+        ({"seeds": (0,)}, "1, 2, 2 and 2"),
+        ({"on_epoch": [never] * 3}, "2, 3, 2 and 2"),
+        ({"checkpoints": []}, "2, 2, 0 and 2"),
+        ({"teachers": [None]}, "2, 2, 2 and 1"),
     ],
 )
 def test_seeds_watches_and_checkpoints_are_one_a_model(changes, counts):
     given = {"seeds": (0, 1)} | changes
-    with pytest.raises(ValueError, match=f"seeds, on_epoch, checkpoints: give one a model, got {counts} for 2 models"):
+    with pytest.raises(
+        ValueError, match=f"seeds, on_epoch, checkpoints, teachers: give one a model, got {counts} for 2 models"
+    ):
         train_together([nn.Linear(6, 2) for _ in range(2)], one_point(), RECIPE, **given)
 
 

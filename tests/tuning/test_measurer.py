@@ -17,6 +17,7 @@ from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Run
 from flexor_search.training import evaluate
 from flexor_search.tuning import Candidate, measurer, proven
 from flexor_search.tuning.summary import packing_warnings
+from flexor_search.tuning.trial import Trial
 
 from .models import RECIPE, measurer_in, small_net, space_of, uniform_at
 
@@ -285,3 +286,29 @@ def test_full_precision_is_measured_like_any_other(tmp_path):
     found = measured_by.measure(Candidate(allocation, "full precision"), CONFIRM, 0)
     assert (found.state, found.bits_per_weight, found.payload_bits) == (DONE, 32.0, 0)
     assert found.file_bytes == measured_by.run.trained_path(0).stat().st_size
+
+
+def test_trainings_of_one_seed_and_length_learn_from_one_teacher(tmp_path):
+    taught = measurer_in(tmp_path / "run", recipe=replace(RECIPE, distillation=0.5))
+    plain = measurer_in(tmp_path / "plain")
+    found = [taught.measure(candidate, SEARCH, 0) for candidate in (UNIFORM, SMALLER)]
+    assert all(m.state == DONE for m in found)
+    assert found[0].val_loss != plain.measure(UNIFORM, SEARCH, 0).val_loss
+    assert len(list((taught.run.folder / "trained").glob("teacher-*"))) == 1
+    full = Candidate(full_precision(SPACE.model), "full precision")
+    assert taught.measure(full, CONFIRM, 7).val_loss == plain.measure(full, CONFIRM, 7).val_loss
+    taught.measure(UNIFORM, CONFIRM, 7)
+    assert len(list((taught.run.folder / "trained").glob("teacher-*"))) == 2
+    trials = [Trial(UNIFORM, SEARCH, seed) for seed in (0, 1)]
+    together = taught.attempt_together(trials, [8, 9])
+    assert together[0].val_loss == found[0].val_loss
+    assert not list((taught.run.folder / "trained").glob("unfinished-*"))
+
+
+def test_a_teacher_that_diverges_fails_what_was_to_learn_from_it(tmp_path):
+    recipe = replace(RECIPE, distillation=0.5, learning_rate=1e30, schedule="constant", warmup=0.0)
+    measurer = measurer_in(tmp_path / "run", recipe=recipe)
+    found = [measurer.measure(UNIFORM, SEARCH, 0)]
+    found += measurer.attempt_together([Trial(UNIFORM, SEARCH, seed) for seed in (0, 1)], [8, 9])
+    assert [m.state for m in found] == [FAILED] * 3
+    assert all("loss is" in m.reason for m in found)

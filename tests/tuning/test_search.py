@@ -98,6 +98,17 @@ def test_a_larger_target_goes_on_and_measures_nothing_twice(tmp_path):
 
 
 @pytest.mark.usefixtures("quick_proposals")
+def test_trials_that_another_budget_has_used_up_are_told(tmp_path):
+    first, again, observer = Recorder(), Recorder(), Recorder()
+    searched(tmp_path, plan_of(trials=12), first)
+    searched(tmp_path, plan_of(trials=12), again)
+    assert first.of("message") == again.of("message") == []
+    searched(tmp_path, plan_of("0.3bpw", trials=12), observer)
+    ((text,),) = observer.of("message")
+    assert text.startswith("the 12 trials are used up by what was trained for other budgets; a larger --trials")
+
+
+@pytest.mark.usefixtures("quick_proposals")
 def test_when_the_time_is_up_the_search_ends_and_says_so(tmp_path):
     observer = Recorder()
     measurer = searched(tmp_path, plan_of(timeout=0.0), observer)
