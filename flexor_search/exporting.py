@@ -22,9 +22,9 @@ from flexor_search.packing import (
     verify_file,
     weights_path,
 )
-from flexor_search.planning import Budget, file_layout
+from flexor_search.planning import Allocation, Budget, SearchSpace, file_layout
 from flexor_search.question import plan_of_run
-from flexor_search.runs import DONE, Measurement, MetricWords, Run
+from flexor_search.runs import CONFIRM, DONE, SEARCH, Measurement, MetricWords, Run
 from flexor_search.tuning import (
     Group,
     Observer,
@@ -32,6 +32,7 @@ from flexor_search.tuning import (
     allocation_of,
     choose,
     copy_trained,
+    groups,
     packing_lines,
     packing_warnings,
     ship,
@@ -225,6 +226,21 @@ def budget_of(run: Run, text: str) -> Budget:
     return Budget.parse(text or own[0])
 
 
+def _shipped(space: SearchSpace, budget: Budget, run: Run) -> Group | None:
+    """The trainings that summary.json has chosen for a budget; None where it has not."""
+    for entry in (run.summary() or {}).get("budgets", []):
+        own = Budget.parse(entry["budget"])
+        if (own.kind, own.value) != (budget.kind, budget.value):
+            continue
+        digest = Allocation.from_json(space.model, entry["allocation"]).digest
+        seeds = entry["val_accuracy"]["seeds"]
+        for phase in (CONFIRM, SEARCH):
+            for group in groups(run, phase, seeds):
+                if group.first.digest == digest and [m.seed for m in group.measurements] == seeds:
+                    return group
+    return None
+
+
 def _finished(run: Run, number: int) -> Measurement:
     found = next((m for m in run.measurements if m.number == number), None)
     if found is None:
@@ -246,7 +262,7 @@ def best_fitting(run: Run, budget: Budget, given: Given | None = None) -> Group:
         RunError: nothing that fits has been trained.
     """
     space = plan_of_run(replace(Question.from_run(run), budget=budget.text), given).space
-    group = choose(space, budget, run, confirmed=run.was_confirmed)
+    group = _shipped(space, budget, run) or choose(space, budget, run, confirmed=run.was_confirmed)
     if group is not None:
         predicted = file_layout(allocation_of(space, group.best), space.model_name).file_bytes
         if budget.kind != "bpw" and group.best.file_bytes != predicted:

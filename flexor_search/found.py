@@ -95,7 +95,7 @@ class Run:
 
     @property
     def question(self) -> dict[str, Any]:
-        """What was asked, with every default filled in."""
+        """What was asked, with the defaults filled in; trials 0: as many as the strategy does by itself."""
         return self.record.question
 
     def summary(self) -> dict[str, Any] | None:

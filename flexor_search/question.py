@@ -77,10 +77,10 @@ def plan(question: Question, given: Given | None = None) -> Plan:
         if question.recipe:
             task = replace(task, recipe=Recipe.read(question.recipe, task.recipe))
     task = replace(task, recipe=_with_epochs(task.recipe, question.epochs))
-    if task.recipe.distillation and task.own.train is not None:
+    if task.recipe.has_teacher and task.own.train is not None:
         raise UsageError(
-            f"recipe: distillation = {task.recipe.distillation:g} goes with the training loop of this package, and "
-            "--train gives one of your own; leave one of them out"
+            "recipe: distillation and from_teacher go with the training loop of this package, and --train gives one of "
+            "your own; leave them or it out"
         )
     name = question.space or task.space
     with seeded(question.seed):

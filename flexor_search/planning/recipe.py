@@ -17,6 +17,7 @@ _CHOICES = {
     "augmentation": ("none", "flip", "crop-flip", "resized-crop-flip"),
     "surrogate": ("flexor", "ste", "analog"),
 }
+_LATER = ("distillation", "from_teacher")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Recipe:
         distillation: share of the loss that is the distance (Kullback-Leibler divergence, temperature 2) from the
             answers of the full-precision model of the same recipe and seed, which is trained first; 0: none. The shared
             network of a search trains without.
+        from_teacher: start from the weights of that full-precision model, as near as each code allows.
         precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the processor computes in it and a short
             measurement finds it faster.
         memory_format: of models and image batches: "contiguous", "channels_last", or "auto": the one that a short
@@ -82,6 +84,7 @@ class Recipe:
     search_images: int = 0
     pretrained: bool = False
     distillation: float = 0.0
+    from_teacher: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -104,6 +107,11 @@ class Recipe:
         for name in ("search_images", "threads", "clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"recipe: {name} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the full-precision model of the same recipe and seed is trained first."""
+        return bool(self.distillation) or self.from_teacher
 
     def learning_rate_at(self, progress: float) -> float:
         """Learning rate when a fraction `progress` of all steps is done."""
@@ -129,9 +137,9 @@ class Recipe:
         return replace(self, epochs=min(self.search_epochs, self.epochs))
 
     def to_json(self) -> dict[str, Any]:
-        """All fields; distillation, which came later, only where it is used: earlier measurements keep their keys."""
+        """All fields; those that came later only where they are used, so that earlier measurements keep their keys."""
         body = asdict(self) | {"halve_at": list(self.halve_at)}
-        return body if self.distillation else {key: value for key, value in body.items() if key != "distillation"}
+        return {key: value for key, value in body.items() if key not in _LATER or value}
 
     @classmethod
     def from_dict(cls, body: dict[str, Any], base: "Recipe | None" = None) -> "Recipe":

@@ -63,8 +63,9 @@ def made(run: Run) -> str:
     question = {name: value for name, value in run.question.items() if not isinstance(value, dict)}
     if question.get("budgets"):
         question.pop("budget", None)  # the same, as it was typed
-    if question.get("epochs") == 0:
-        question.pop("epochs")  # those of the recipe
+    for name in ("epochs", "trials"):
+        if question.get(name) == 0:
+            question.pop(name)  # the recipe's, the strategy's
     groups = {"question": question}
     groups |= {name: value for name, value in run.question.items() if isinstance(value, dict)}
     groups["fingerprint"] = run.fingerprint

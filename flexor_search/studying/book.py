@@ -122,7 +122,7 @@ class Book:
 
     def forget_teachers(self) -> None:
         """Models that only others learned from have no use once all are trained."""
-        for path in (self.folder / "unfinished").glob("teacher-*.safetensors"):
+        for path in (self.folder / "unfinished").glob("*teacher-*"):
             path.unlink(missing_ok=True)
 
 

@@ -135,8 +135,10 @@ def _checked(row: Row) -> Row:
         return row
     if table.spread and table.planes > 1:
         raise UsageError(f"study: row {row.name!r}: spread goes with one plane, got {table.planes}")
-    if table.slice_order != "planes" and row.task.recipe.pretrained:
-        raise UsageError(f"study: row {row.name!r}: slice_order {table.slice_order!r} does not go with pretrained")
+    recipe = row.task.recipe
+    if table.slice_order != "planes" and (recipe.pretrained or recipe.from_teacher):
+        given = "pretrained" if recipe.pretrained else "from_teacher"
+        raise UsageError(f"study: row {row.name!r}: slice_order {table.slice_order!r} does not go with {given}")
     bits = row.allocation(0).nominal_bits_per_weight
     if table.nominal is not None and abs(bits - table.nominal) > NOMINAL_TOLERANCE:
         raise UsageError(

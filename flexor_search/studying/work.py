@@ -22,7 +22,7 @@ from flexor_search.errors import RunError, TrainingError
 from flexor_search.files import write_atomically, write_json
 from flexor_search.fingerprint import data_digest
 from flexor_search.planning import Allocation, Recipe
-from flexor_search.quantization import flexor_weights, quantize_
+from flexor_search.quantization import flexor_weights
 from flexor_search.question import device_of
 from flexor_search.studying.asked import OutOfTime, StudyQuestion
 from flexor_search.studying.book import DONE, FAILED, Book, Line, Reading, held
@@ -34,12 +34,13 @@ from flexor_search.training import (
     CHECKPOINT_SECONDS,
     Checkpoint,
     Score,
+    Teachers,
     TrainResult,
     check_fits,
     evaluate,
+    fresh_model,
     in_halves,
     seeded,
-    teacher_for,
     train_together,
 )
 from flexor_search.tuning import MOST_TOGETHER, Silent, closed_recipe, models_at_a_time
@@ -53,11 +54,8 @@ class _Job:
     allocation: Allocation
     key: str
 
-    def fresh(self, recipe: Recipe) -> nn.Module:
-        with seeded(self.seed):
-            model = quantize_(
-                self.row.task.build(), self.allocation, pretrained=recipe.pretrained, surrogate=recipe.surrogate
-            )
+    def fresh(self, recipe: Recipe, teacher: nn.Module | None = None) -> nn.Module:
+        model = fresh_model(self.row.task.build, self.allocation, recipe, self.seed, teacher)
         for weight in flexor_weights(model).values():
             weight.slice_order = self.row.table.slice_order
         return model
@@ -203,27 +201,33 @@ class _Work:
 
     def _train_some(self, jobs: Sequence[_Job], data: Data, recipe: Recipe) -> list[TrainResult | TrainingError]:
         """Train jobs side by side, and write them down."""
-        models = [job.fresh(recipe) for job in jobs]
         watch, every = None, CHECKPOINT_SECONDS
         if self._ends < math.inf:  # a call that is shorter than a training has to get on with it, too
             watch, every = self._watch, min(every, self.asked.seconds / 4)
+        row = jobs[0].row  # all are of one workload and recipe
+        about, folder = [row.task.name, self.data(row)[1]], self.book.unfinished_path("").parent
+        teachers = Teachers(row.task.build, folder, about, every, watch, self.tell)
+        taught = [job.seed for job in jobs if not job.row.table.full_precision]
+        try:
+            by_seed = teachers.all_of(data, recipe, taught, self.device)
+        except TrainingError as error:
+            if len(jobs) > 1:  # who has that teacher fails alone
+                return [result for job in jobs for result in self._train_some([job], data, recipe)]
+            self._write_down(jobs[0], jobs[0].fresh(recipe), error, data)
+            return [error]
+        own = [None if job.row.table.full_precision else by_seed[job.seed] for job in jobs]
+        models = [job.fresh(recipe, teacher) for job, teacher in zip(jobs, own, strict=True)]
         results = train_together(
             *(models, data, recipe),
             seeds=[job.seed for job in jobs],
             device=self.device,
             on_epoch=[watch] * len(jobs),
             checkpoints=[Checkpoint(self.book.unfinished_path(job.key), every, [job.key], self.tell) for job in jobs],
-            teachers=[self._teacher(job, data, recipe) for job in jobs],
+            teachers=own,
         )
         for job, model, result in zip(jobs, models, results, strict=True):
             self._write_down(job, model, result, data)
         return results
-
-    def _teacher(self, job: _Job, data: Data, recipe: Recipe) -> nn.Module | None:
-        if job.row.table.full_precision:
-            return None
-        folder = self.book.unfinished_path(job.key).parent
-        return teacher_for(job.row.task.build, data, recipe, job.seed, self.device, folder, self.tell)
 
     def _write_down(self, job: _Job, model: nn.Module, result: TrainResult | TrainingError, data: Data) -> None:
         score, state, reason = Score(math.nan, math.nan), DONE, ""

@@ -12,9 +12,9 @@ from flexor_search.training.shared import (
     shared_model,
     train_shared,
 )
-from flexor_search.training.teacher import teacher_for
+from flexor_search.training.teacher import Teachers, fresh_model
 from flexor_search.training.together import in_halves, train_together
-from flexor_search.training.trainer import train
+from flexor_search.training.trainer import placed, train
 
 __all__ = [
     "CHECKPOINT_SECONDS",
@@ -23,19 +23,21 @@ __all__ = [
     "Score",
     "SharedNetworkError",
     "SharedResult",
+    "Teachers",
     "TrainResult",
     "Watch",
     "check_fits",
     "check_learned",
     "choose",
     "evaluate",
+    "fresh_model",
     "in_halves",
     "is_open",
+    "placed",
     "resolve_precision",
     "say_nothing",
     "seeded",
     "shared_model",
-    "teacher_for",
     "train",
     "train_shared",
     "train_together",

@@ -136,7 +136,7 @@ def training_loss(
 ) -> Tensor:
     """Mean loss of a batch by the recipe; with a teacher a share of it is the distance from its answers."""
     wanted = None
-    if teacher is not None:
+    if teacher is not None and recipe.distillation:
         with torch.no_grad():
             wanted = logits_of(teacher, images.clone(), recipe, device)  # a model may work on its images in place
     logits = logits_of(model, images, recipe, device)

@@ -54,7 +54,7 @@ def train(
         checkpoint: where the training is written down now and then, and taken up from if it was; None: nowhere. A loop
             of one's own has none: it begins anew.
         own: a loop that trains in this one's place, and a metric that scores.
-        teacher: from `teacher_for`, where the recipe distils.
+        teacher: from `Teachers`, where the recipe distils.
 
     Returns:
         The score and the cost, that of earlier attempts included; the model is left in evaluation mode.

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,18 +14,17 @@ from torch import nn
 from flexor_search.errors import FormatError, TrainingError, VerificationError
 from flexor_search.packing import load, unpack_into
 from flexor_search.planning import Allocation, Recipe, file_layout
-from flexor_search.quantization import quantize_
-from flexor_search.runs import DONE, FAILED, FULL_PRECISION, SEARCH, STOPPED, Measurement, Run
+from flexor_search.runs import DONE, FAILED, SEARCH, STOPPED, Measurement, Run
 from flexor_search.training import (
     CHECKPOINT_SECONDS,
     Checkpoint,
     Score,
+    Teachers,
     TrainResult,
     evaluate,
+    fresh_model,
     in_halves,
     say_nothing,
-    seeded,
-    teacher_for,
     train,
     train_together,
 )
@@ -71,6 +71,7 @@ class Measurer:
         tell: is told what a training has to say: that it goes on from a checkpoint, or that its batch was halved.
         own: a training loop or a metric of the user's own.
         agree: what workers that share a study could see differently goes through it.
+        teachers: folder of the models that others learn from; None: that of the run's trained models.
     """
 
     run: Run
@@ -84,6 +85,7 @@ class Measurer:
     tell: Callable[[str], None] = say_nothing
     own: Own = NO_OWN
     agree: Agree = alone
+    teachers: Path | None = None
 
     @property
     def training(self) -> tuple[Callable[[], nn.Module], Data, Recipe, str]:
@@ -165,7 +167,8 @@ class Measurer:
         data = self._at_fidelity(trial.phase)[1]
         rungs: dict[int, float] = {}
         try:
-            model = self._fresh(trial.candidate.allocation, recipe, trial.seed)
+            teacher = None if trial.is_full else self._teachers.of(data, recipe, trial.seed, self.device)
+            model = self._fresh(trial, recipe, teacher)
             result = train(
                 *(model, data, recipe),
                 seed=trial.seed,
@@ -174,7 +177,7 @@ class Measurer:
                 route=self.route,
                 checkpoint=checkpoint,
                 own=self.own,
-                teacher=self._teacher(trial, recipe, data),
+                teacher=teacher,
             )
         except torch.OutOfMemoryError:
             return None
@@ -195,12 +198,14 @@ class Measurer:
             return [self.attempt(*numbered[0])]
         trials = [trial for trial, _ in numbered]
         recipe, data = self._at_fidelity(trials[0].phase)
-        models = [self._fresh(trial.candidate.allocation, recipe, trial.seed) for trial in trials]
         rungs: list[dict[int, float]] = [{} for _ in trials]
+        seeds = [trial.seed for trial in trials if not trial.is_full]
         try:
-            teachers = [self._teacher(trial, recipe, data) for trial in trials]
+            by_seed = self._teachers.all_of(data, recipe, seeds, self.device)
         except TrainingError:  # one by one, so that who has that teacher fails alone
             return [self.attempt(*each) for each in numbered]
+        teachers = [None if trial.is_full else by_seed[trial.seed] for trial in trials]
+        models = [self._fresh(trial, recipe, teacher) for trial, teacher in zip(trials, teachers, strict=True)]
         results = train_together(
             *(models, data, recipe),
             seeds=[trial.seed for trial in trials],
@@ -262,16 +267,13 @@ class Measurer:
             return self.recipe, self.data
         return self.recipe.for_search(), replace(self.data, train=self.data.train.take(self.recipe.search_images))
 
-    def _fresh(self, allocation: Allocation, recipe: Recipe, seed: int) -> nn.Module:
-        with seeded(seed):
-            return quantize_(self.build(), allocation, pretrained=recipe.pretrained, surrogate=recipe.surrogate)
+    def _fresh(self, trial: Trial, recipe: Recipe, teacher: nn.Module | None) -> nn.Module:
+        return fresh_model(self.build, trial.candidate.allocation, recipe, trial.seed, teacher)
 
-    def _teacher(self, trial: Trial, recipe: Recipe, data: Data) -> nn.Module | None:
-        """Of a training with distillation; the full-precision model has nobody to learn from."""
-        if trial.candidate.kind == FULL_PRECISION:
-            return None
-        folder = self.run.folder / "trained"
-        return teacher_for(self.build, data, recipe, trial.seed, self.device, folder, self.tell)
+    @property
+    def _teachers(self) -> Teachers:
+        folder = self.teachers or self.run.folder / "trained"
+        return Teachers(self.build, folder, every_seconds=self.checkpoint_seconds, tell=self.tell)
 
     def _write_proven(self, model: nn.Module, allocation: Allocation, number: int, score: Score) -> None:
         validation = self.data.validation

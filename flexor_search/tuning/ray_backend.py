@@ -65,6 +65,7 @@ class RayTeam:
             device="cuda" if resources.gpus else "cpu",
             threads=max(1, int(resources.cpus)),
             data=data.getvalue(),
+            teachers=str((measurer.teachers or measurer.run.folder / "trained").resolve()),
             measured=frozenset(m.key for m in measurer.run.measurements if _is_whole(measurer.run, m)),
         )
         demand = {"cpu": resources.cpus} | ({"gpu": resources.gpus} if resources.gpus else {})

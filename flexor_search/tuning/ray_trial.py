@@ -40,6 +40,7 @@ class RaySetup:
         recipe, model_name, own, checkpoint_seconds: as of the measurer.
         device, threads: where a trial trains.
         data: the training and validation splits, as a file.
+        teachers: folder of the models that others learn from, the same on all nodes as the run folder is.
         measured: keys of what is in the run folder; Tune's own state may be some seconds older.
     """
 
@@ -52,6 +53,7 @@ class RaySetup:
     device: str
     threads: int
     data: bytes
+    teachers: str
     measured: frozenset[tuple[str, str, int]]
 
 
@@ -110,6 +112,7 @@ def _attempt(trial: Trial, setup: RaySetup, folder: Path) -> Measurement:
         setup.device,
         checkpoint_seconds=setup.checkpoint_seconds,
         own=setup.own,
+        teachers=Path(setup.teachers),
     )
     checkpoint = Checkpoint(path, setup.checkpoint_seconds, [trial.key], written=written)
     return measurer.attempt(trial, 0, checkpoint)

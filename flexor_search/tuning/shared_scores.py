@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from torch import nn
@@ -45,6 +46,7 @@ SCORES = 240
 DRAWS = 6
 """Proposals at each size: the model's best, then the best of models drawn from what it is unsure of."""
 _SAVE_SECONDS = 10.0
+T = TypeVar("T")
 _PART = 40
 """Allocations that are scored in one order; the first so many hold the single rates throughout."""
 
@@ -79,7 +81,7 @@ def shared_scores(plan: SharedPlan, measurer: Measurer, observer: Observer) -> S
     """The scores of a run, looked up or made.
 
     Raises:
-        SharedNetworkError: the network did not learn, now or in an earlier call.
+        SharedNetworkError: the network did not learn or the memory did not last, now or in an earlier call.
         RunError: sensitivity.json is of another search, or the run folder cannot be written.
     """
     run = measurer.run
@@ -94,20 +96,24 @@ def shared_scores(plan: SharedPlan, measurer: Measurer, observer: Observer) -> S
         observer.message(f"{len(known.scores)} allocations are scored already; no shared network is trained")
         return known
     try:
-        model, found = _trained(plan, measurer, observer, known)
+        model, found = _in_memory(lambda: _trained(plan, measurer, observer, known))
         found = _scored(plan, measurer, observer, model, found)
     except SharedNetworkError as error:
         Sensitivity(identity(run.fingerprint), failed=str(error)).write(run.folder)
         raise
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        told = "the memory does not last for the shared network"
-        Sensitivity(identity(run.fingerprint), failed=told).write(run.folder)
-        raise SharedNetworkError(told) from error
     for path in unfinished_files(measurer.run):
         path.unlink(missing_ok=True)
     return found
+
+
+def _in_memory(work: Callable[[], T]) -> T:
+    """Do a work, for which the memory may not last."""
+    try:
+        return work()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SharedNetworkError("the memory does not last for training the shared network") from error
 
 
 def observations(space: SearchSpace, found: Sensitivity) -> list[Observation]:

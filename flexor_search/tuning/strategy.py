@@ -89,8 +89,8 @@ def follow(course: Course, measurer: Measurer, observer: Observer) -> tuple[Cour
     """Do what the course needs before any trial: the shared network, where it has one.
 
     Returns:
-        The course and the scores; a network that does not learn is told, and the course
-        is the direct one then.
+        The course and the scores; a network that does not learn, or for which the memory does not last, is told, and
+        the course is the direct one then.
     """
     if course.name == DIRECT:
         return course, None

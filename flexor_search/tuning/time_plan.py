@@ -13,7 +13,7 @@ from flexor_search.errors import TrainingError
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import quantize_
 from flexor_search.runs import CONFIRM, SEARCH, MetricWords
-from flexor_search.training import choose, is_open, seeded, train
+from flexor_search.training import choose, is_open, placed, seeded, train
 from flexor_search.tuning.measurer import Measurer, is_out_of_memory
 from flexor_search.tuning.observer import Observer, Phase
 from flexor_search.workloads import NO_OWN, Data, Own
@@ -55,16 +55,23 @@ def seconds_per_image(
     """Time of training on one image, from a few steps after some that warm up.
 
     Where the memory does not last, with half the batch, as the training itself will be tried.
+
+    Raises:
+        TrainingError: it does not last for that either.
     """
-    try:
-        return _timed_seconds(build, data, recipe, device, allocation, own)
-    except (MemoryError, RuntimeError) as error:
-        batch = min(recipe.batch_size, len(data.train))
-        if not is_out_of_memory(error) or batch == 1:
-            raise
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    return seconds_per_image(build, data, replace(recipe, batch_size=batch // 2), device, allocation, own)
+    batch = min(recipe.batch_size, len(data.train))
+    for size in dict.fromkeys((batch, max(1, batch // 2))):
+        try:
+            return _timed_seconds(build, data, replace(recipe, batch_size=size), device, allocation, own)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()
+    raise TrainingError(
+        f"the memory does not last for a batch of {batch} images, nor for half of it; give a recipe with a smaller "
+        "batch_size"
+    )
 
 
 def _timed_seconds(
@@ -72,7 +79,7 @@ def _timed_seconds(
 ) -> float:
     with seeded(0):
         model = quantize_(build(), allocation)
-        teacher = build().to(device).eval() if recipe.distillation else None
+        teacher = placed(build(), data, recipe, device).eval() if recipe.has_teacher else None
 
     def timed(steps: int, epochs: int = 1) -> tuple[float, int]:
         count = min(len(data.train), recipe.batch_size * steps)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexor_search.planning import Allocation, SearchSpace
-from flexor_search.runs import SEARCH
+from flexor_search.runs import FULL_PRECISION, SEARCH
 from flexor_search.training import Score
 
 PROPOSED = "proposed"
@@ -65,6 +65,11 @@ class Trial:
     def key(self) -> tuple[str, str, int]:
         """Of the measurement that it will come to."""
         return self.candidate.allocation.digest, self.phase, self.seed
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is the full-precision model, which has nobody to learn from."""
+        return self.candidate.kind == FULL_PRECISION
 
     def watch(self, rungs: dict[int, float]) -> Callable[[int, Score], bool] | None:
         """What looks at every epoch: writes the rungs down, and tells whether to stop; None outside the search."""

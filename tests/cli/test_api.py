@@ -1,6 +1,8 @@
 """What a notebook calls: the same route, an observer that hears everything, errors as exceptions."""
 
+import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from flexor_search.errors import RunError, UsageError
 from flexor_search.packing import load, verilog_file
 from flexor_search.planning import Recipe
 from flexor_search.question import plan, resolved
-from flexor_search.runs import Run
+from flexor_search.runs import CONFIRM, Run
 
 
 @pytest.fixture
@@ -151,5 +153,20 @@ def test_distillation_and_a_loop_of_ones_own_exclude_each_other(tmp_path, monkey
     (tmp_path / "recipe.toml").write_text("distillation = 0.5\n")
     monkeypatch.syspath_prepend(tmp_path)
     question = Question("0.7bpw", recipe=str(tmp_path / "recipe.toml"), train="my_loop:fit")
-    with pytest.raises(UsageError, match=r"recipe: distillation = 0\.5 goes with the training loop of this package"):
+    with pytest.raises(UsageError, match="recipe: distillation and from_teacher go with the training loop of this"):
         plan(question)
+
+
+def test_export_writes_what_the_summary_has_chosen(copied):
+    """Later confirmations, of more seeds or of another budget that was interrupted, do not change what is shipped."""
+    run = Run.open(copied)
+    (entry,) = run.summary()["budgets"]
+    shipped = (copied / "model-0.7bpw.safetensors").read_bytes()
+    better = [m for m in run.measurements if m.phase == CONFIRM and m.kind == "uniform"]
+    if not better or json.loads(better[0].allocation) == entry["allocation"]:
+        better = [m for m in run.measurements if m.phase == CONFIRM and json.loads(m.allocation) != entry["allocation"]]
+    for m in better:
+        for seed in (m.seed, m.seed + 10):
+            run.append(replace(m, seed=seed, val_accuracy=0.999))
+    api.export(copied, "0.7bpw")
+    assert (copied / "model-0.7bpw.safetensors").read_bytes() == shipped

@@ -272,6 +272,18 @@ def test_a_row_that_distils_has_a_teacher_until_the_study_is_done(tmp_path):
     assert first["val_loss"] != second["val_loss"]
 
 
+def test_a_teacher_that_diverges_fails_its_row_alone(tmp_path):
+    rows = "".join(
+        f'[[row]]\nname = "{rate}"\nworkload = "digits-convnet"\nrate = "8/20"\n'
+        f"recipe = {{ distillation = 0.5, learning_rate = {rate}, warmup = 0.0 }}\n"
+        for rate in ("1e30", "1e-2")
+    )
+    (tmp_path / "study.toml").write_text(f'question = "?"\nseeds = 2\nrecipe = {{ epochs = 1 }}\n{rows}')
+    assert run_study(StudyQuestion(str(tmp_path), images=96, jobs=2), quiet)
+    states = {(line["row"], line["state"]) for line in rows_of(tmp_path / "measurements.csv")}
+    assert states == {("1e30", "failed"), ("1e-2", "done")}
+
+
 def test_a_short_call_saves_what_it_has_begun_within_its_seconds(finished, tmp_path, monkeypatch):
     intervals = []
 

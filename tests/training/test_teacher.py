@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from flexor_search.errors import DataError, UsageError
-from flexor_search.planning import Recipe
-from flexor_search.training import Checkpoint, check_fits, teacher_for, train, train_together
+from flexor_search.planning import Allocation, LayerSpec, Recipe
+from flexor_search.quantization import describe
+from flexor_search.training import Checkpoint, Teachers, check_fits, fresh_model, train, train_together
 from flexor_search.training.score import training_loss
 from flexor_search.workloads import Data, Split
 
@@ -48,9 +49,13 @@ def test_the_loss_is_cross_entropy_and_divergence_from_the_teacher():
     assert teacher.weight.grad is None
 
 
+def teachers(folder, **options):
+    return Teachers(conv_net, folder, **options)
+
+
 def test_a_teacher_is_trained_once_for_a_seed_and_a_length(tmp_path, monkeypatch):
-    assert teacher_for(conv_net, few_digits(), replace(RECIPE, distillation=0.0), 0, "cpu", tmp_path) is None
-    teacher = teacher_for(conv_net, few_digits(), RECIPE, 3, "cpu", tmp_path)
+    assert teachers(tmp_path).of(few_digits(), replace(RECIPE, distillation=0.0), 0, "cpu") is None
+    teacher = teachers(tmp_path).of(few_digits(), RECIPE, 3, "cpu")
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     trained, calls = MODULE.train, []
@@ -60,38 +65,73 @@ def test_a_teacher_is_trained_once_for_a_seed_and_a_length(tmp_path, monkeypatch
         return trained(*args, **options)
 
     monkeypatch.setattr(MODULE, "train", counted)
-    assert_same(values(teacher_for(conv_net, few_digits(), RECIPE, 3, "cpu", tmp_path)), values(teacher))
-    other = replace(RECIPE, distillation=0.9)  # taught more, by the same teacher
-    assert_same(values(teacher_for(conv_net, few_digits(), other, 3, "cpu", tmp_path)), values(teacher))
+    assert_same(values(teachers(tmp_path).of(few_digits(), RECIPE, 3, "cpu")), values(teacher))
+    for other in (replace(RECIPE, distillation=0.9), Recipe(epochs=2, batch_size=32, from_teacher=True)):
+        assert_same(values(teachers(tmp_path).of(few_digits(), other, 3, "cpu")), values(teacher))
     assert calls == []
     for recipe, seed in ((RECIPE, 4), (replace(RECIPE, epochs=1), 3)):
-        teacher_for(conv_net, few_digits(), recipe, seed, "cpu", tmp_path)
-    assert calls == [4, 3]
-    assert len(list(tmp_path.iterdir())) == 3
+        teachers(tmp_path).of(few_digits(), recipe, seed, "cpu")
+    teachers(tmp_path, about="other data").of(few_digits(), RECIPE, 3, "cpu")
+    assert calls == [4, 3, 3]
+    assert len(list(tmp_path.glob("teacher-*"))) == 4
+    assert not list(tmp_path.glob("unfinished-*"))
+    found = teachers(tmp_path).all_of(few_digits(), RECIPE, [3, 4, 3], "cpu")
+    assert list(found) == [3, 4]
 
 
 def test_a_damaged_teacher_is_trained_again_and_that_is_told(tmp_path):
-    teacher = teacher_for(conv_net, few_digits(), RECIPE, 3, "cpu", tmp_path)
-    (path,) = tmp_path.iterdir()
+    teacher = teachers(tmp_path).of(few_digits(), RECIPE, 3, "cpu")
+    (path,) = tmp_path.glob("teacher-*")
     path.write_bytes(path.read_bytes()[:-4])
     told = []
-    again = teacher_for(conv_net, few_digits(), RECIPE, 3, "cpu", tmp_path, told.append)
+    again = teachers(tmp_path, tell=told.append).of(few_digits(), RECIPE, 3, "cpu")
     assert_same(values(again), values(teacher))
-    assert len(told) == 1
     assert "this teacher is trained again" in told[0]
+    assert told[1:] == ["the full-precision model of seed 3 is trained first, for others to learn from"]
+
+
+def test_a_teacher_that_was_broken_off_goes_on(tmp_path):
+    (tmp_path / "whole").mkdir()
+    expected, told = teachers(tmp_path / "whole").of(few_digits(), RECIPE, 3, "cpu"), []
+
+    def over(_epoch, _score):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teachers(tmp_path, every_seconds=0.0, on_epoch=over).of(few_digits(), RECIPE, 3, "cpu")
+    found = teachers(tmp_path, tell=told.append).of(few_digits(), RECIPE, 3, "cpu")
+    assert any("goes on from there" in text for text in told)
+    assert_same(values(found), values(expected))
+
+
+def test_a_training_can_begin_with_its_teachers_weights(tmp_path):
+    recipe = Recipe(epochs=2, batch_size=32, from_teacher=True)
+    teacher = teachers(tmp_path).of(few_digits(), recipe, 3, "cpu")
+    allocation = Allocation.of(describe(conv_net()), {}, default=LayerSpec(n_in=8, n_out=8))
+    model = fresh_model(conv_net, allocation, recipe, 3, teacher)
+    for name in ("0", "5", "7"):
+        weight, plain = model.get_submodule(name).weight, teacher.get_submodule(name).weight
+        assert torch.equal(weight > 0, plain >= 0)  # at a full rate every sign can be had
+    assert_same(values(model[1]), values(teacher[1]))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    before = values(teacher)
+    plain = fresh_model(conv_net, allocation, Recipe(), 3, teacher)
+    assert not torch.equal(plain.get_submodule("5").weight > 0, teacher.get_submodule("5").weight >= 0)
+    train(model, few_digits(), recipe, seed=3, teacher=teacher)
+    assert_same(values(teacher), before)
 
 
 def test_what_is_distilled_comes_to_the_same_bits_after_a_break_and_beside_others(tmp_path):
     data = few_digits()
-    teachers = [teacher_for(conv_net, data, RECIPE, seed, "cpu", tmp_path) for seed in (0, 1)]
+    taught = list(teachers(tmp_path).all_of(data, RECIPE, (0, 1), "cpu").values())
     plain, whole = quantized(conv_net), quantized(conv_net)
     train(plain, data, replace(RECIPE, distillation=0.0), seed=0)
-    result = train(whole, data, RECIPE, seed=0, teacher=teachers[0])
+    result = train(whole, data, RECIPE, seed=0, teacher=taught[0])
     assert not torch.equal(whole[0].weight, plain[0].weight)
 
     def again(checkpoint):
         model = quantized(conv_net)
-        train(model, data, RECIPE, seed=0, teacher=teachers[0], checkpoint=checkpoint)
+        train(model, data, RECIPE, seed=0, teacher=taught[0], checkpoint=checkpoint)
         return model
 
     path = tmp_path / "unfinished.safetensors"
@@ -100,7 +140,7 @@ def test_what_is_distilled_comes_to_the_same_bits_after_a_break_and_beside_other
     assert_same(values(again(Checkpoint(path, 0.0, "me"))), values(whole))
 
     together = [quantized(conv_net), quantized(conv_net, 1)]
-    results = train_together(together, data, RECIPE, seeds=[0, 1], teachers=teachers)
+    results = train_together(together, data, RECIPE, seeds=[0, 1], teachers=taught)
     assert_same(values(together[0]), values(whole))
     assert results[0].validation == result.validation
 

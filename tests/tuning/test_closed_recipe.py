@@ -6,6 +6,7 @@ from importlib import import_module
 import pytest
 import torch
 
+from flexor_search.errors import TrainingError
 from flexor_search.runs import Run
 from flexor_search.training import is_open
 from flexor_search.tuning import Silent, closed_recipe
@@ -65,17 +66,20 @@ def test_the_recipe_of_a_folder(tmp_path):
 
 
 def test_memory_that_does_not_last_is_timed_with_half_the_batch(monkeypatch):
-    asked = []
+    asked, largest = [], 40
 
     def train(model, data, recipe, **_):
         asked.append(recipe.batch_size)
-        if recipe.batch_size > 20:
+        if recipe.batch_size > largest:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(MODULE, "train", train)
     data, allocation = few_images(), SPACE.cheapest
     assert seconds_per_image(small_net, data, replace(RECIPE, batch_size=64), "cpu", allocation) > 0
-    assert list(dict.fromkeys(asked)) == [64, 32, 16]
+    assert list(dict.fromkeys(asked)) == [64, 32]
+    largest = 20
+    with pytest.raises(TrainingError, match="last for a batch of 64 images, nor for half of it; give a recipe"):
+        seconds_per_image(small_net, data, replace(RECIPE, batch_size=64), "cpu", allocation)
 
     def broken(*_, **__):
         raise RuntimeError("something else")

@@ -432,4 +432,4 @@ def test_memory_that_does_not_last_for_the_shared_network_falls_back_too(tmp_pat
     measurer, observer = measurer_in(tmp_path / "x"), Recorder()
     course, found = follow(course_for(measurer), measurer, observer)
     assert (course.name, found) == ("direct", None)
-    assert "the memory does not last for the shared network; going on" in observer.of("message")[0][0]
+    assert "the memory does not last for training the shared network; going on" in observer.of("message")[0][0]
