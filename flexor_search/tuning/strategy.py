@@ -95,7 +95,9 @@ def follow(course: Course, measurer: Measurer, observer: Observer) -> tuple[Cour
     if course.name == DIRECT:
         return course, None
     plan, clock = course.plan, SearchClock(measurer.run)
-    if SHARED_PHASE in [phase.name for phase in course.phases]:
+    is_new = SHARED_PHASE in [phase.name for phase in course.phases]
+    has_begun = is_new or unfinished_files(measurer.run)[1].exists()  # a network that is trained is being scored
+    if is_new:
         observer.phase(SHARED_PHASE, 1)
     deadline = monotonic() + plan.timeout_seconds - clock.seconds
     asked = SharedPlan(plan.space, sizes(plan), plan.seed, course.seconds_per_image, deadline, clock.write)
@@ -106,7 +108,8 @@ def follow(course: Course, measurer: Measurer, observer: Observer) -> tuple[Cour
         observer.message(f"{error}; going on with the direct strategy")
         return course.instead, None
     finally:
-        clock.write()
+        if has_begun:
+            clock.write()
     return course, found
 
 

@@ -75,8 +75,12 @@ def supernet_search(
     record, clock = StudyRecord(measurer.run, plan.space), SearchClock(measurer.run)
     done: list[Measurement] = []
 
+    has_new = False
+
     def end() -> None:
+        nonlocal has_new
         measurement, is_new = flow.end()
+        has_new |= is_new
         done.append(measurement)
         if is_new:
             record.add(measurement)
@@ -100,7 +104,8 @@ def supernet_search(
             end()
     trained = trainings(model.space, measurer.run.measurements)
     both = fit_accuracy_model(model.space, [*scored, *trained]).choosing_from(plan.space)
-    replace(found, model=both.to_json()).write(measurer.run.folder)
+    if has_new or found.model.get("values") != both.counts:  # else another machine would only round otherwise
+        replace(found, model=both.to_json()).write(measurer.run.folder)
     for doubt in both.doubts()[:2]:
         observer.message(f"the model of accuracy: {doubt}")
     if len(trained) >= ENOUGH_TRAINED * len(plan.space.variables):

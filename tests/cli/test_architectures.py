@@ -72,8 +72,11 @@ def test_weights_of_torchvision_from_a_file_are_tuned_not_learned_anew(nets, com
     module = nets()
     torch.manual_seed(0)
     model, data = module.bare_squeezenet(), module.larger_pictures()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    for _ in range(12):
+    optimizer = torch.optim.Adam(model.parameters(), 3e-4)
+    for _ in range(60):  # as many as it takes: how soon it learns is not the same on all processors
+        if right(model.eval(), data[1]) > 0.8:
+            break
+        model.train()
         for part in range(0, 128, 32):
             optimizer.zero_grad()
             images, labels = (tensor[part : part + 32] for tensor in data[0].tensors)
