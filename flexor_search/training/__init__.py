@@ -3,6 +3,7 @@
 from flexor_search.training.check import check_fits
 from flexor_search.training.checkpoint import CHECKPOINT_SECONDS, Checkpoint, say_nothing
 from flexor_search.training.choice import choose, is_open
+from flexor_search.training.memory import in_halves, is_out_of_memory
 from flexor_search.training.score import Score, TrainResult, Watch, evaluate, resolve_precision, seeded
 from flexor_search.training.shared import (
     ProfileScorer,
@@ -13,7 +14,7 @@ from flexor_search.training.shared import (
     train_shared,
 )
 from flexor_search.training.teacher import Teachers, fresh_model
-from flexor_search.training.together import in_halves, train_together
+from flexor_search.training.together import train_together
 from flexor_search.training.trainer import placed, train
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "fresh_model",
     "in_halves",
     "is_open",
+    "is_out_of_memory",
     "placed",
     "resolve_precision",
     "say_nothing",

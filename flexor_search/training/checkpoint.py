@@ -24,6 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from flexor_search.files import write_atomically
+from flexor_search.workloads.own import first_line
 
 CHECKPOINT_SECONDS = 60.0
 """Between two checkpoints, and before the first: a training that is shorter is begun anew at less cost."""
@@ -96,7 +97,7 @@ class Saver:
                 if now is None or then is None or (now.shape, now.dtype) != (then.shape, then.dtype):
                     raise ValueError(f"{name} is of another shape")
         except Exception as error:  # there is no end to what a damaged file can raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             self._checkpoint.tell(f"{self._checkpoint.path} cannot be used ({reason}); its training begins anew")
             return None
         for name, tensor in self._model_tensors().items():

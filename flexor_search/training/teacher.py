@@ -28,6 +28,7 @@ from flexor_search.training.checkpoint import (
 from flexor_search.training.score import Watch, seeded
 from flexor_search.training.trainer import placed, train
 from flexor_search.workloads import Data
+from flexor_search.workloads.own import first_line
 
 
 def fresh_model(
@@ -82,7 +83,9 @@ class Teachers:
         path = self.folder / f"teacher-{name}.safetensors"
         with (self.folder / f".teacher-{name}.tmp").open("w") as lock:  # swept like any file of that ending
             fcntl.flock(lock, fcntl.LOCK_EX)
-            model = self._read(path, seed) or self._trained(path, data, alone, seed, device)
+            model = self._read(path, seed)
+            if model is None:  # not "or": a module with a length may be false
+                model = self._trained(path, data, alone, seed, device)
         return placed(model, data, recipe, device).eval().requires_grad_(False)
 
     def all_of(self, data: Data, recipe: Recipe, seeds: Sequence[int], device: str) -> dict[int, nn.Module | None]:
@@ -100,7 +103,7 @@ class Teachers:
         try:
             model.load_state_dict(read_checkpoint(path)[0])
         except Exception as error:  # there is no end to what a damaged file can raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             self.tell(f"{path} cannot be used ({reason}); this teacher is trained again")
             return None
         return model

@@ -6,10 +6,9 @@ asks the models to be alike and runs kernels that nobody tuned; here each model 
 values, and one that is stopped or fails is not missed by the others.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -21,9 +20,6 @@ from flexor_search.training.images import TrainImages
 from flexor_search.training.score import TrainResult, Watch, seeded
 from flexor_search.training.trainer import Training, placed
 from flexor_search.workloads import NO_OWN, Data, Own
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def train_together(
@@ -95,21 +91,6 @@ def train_together(
     for model in models:
         model.eval()
     return [results[index] for index in range(len(models))]
-
-
-def in_halves(work: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> list[R]:
-    """Do a work on items at a time, and on half of them at a time where memory does not last.
-
-    Raises:
-        MemoryError, torch.OutOfMemoryError: it does not last for one.
-    """
-    try:
-        return work(items)
-    except (MemoryError, torch.OutOfMemoryError):
-        if len(items) == 1:
-            raise
-    half = (len(items) + 1) // 2  # out of the handler: its error would hold on to what the device is short of
-    return [*in_halves(work, items[:half]), *in_halves(work, items[half:])]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from flexor_search.training import (
     evaluate,
     fresh_model,
     in_halves,
+    is_out_of_memory,
     say_nothing,
     train,
     train_together,
@@ -31,6 +32,7 @@ from flexor_search.training import (
 from flexor_search.tuning.proven import write_proven
 from flexor_search.tuning.trial import Candidate, Trial
 from flexor_search.workloads import NO_OWN, Data, Own
+from flexor_search.workloads.own import first_line
 
 FAILURES = (TrainingError, VerificationError, MemoryError, torch.OutOfMemoryError)
 """What ends one trial and not the run."""
@@ -42,17 +44,6 @@ Agree = Callable[[str, Callable[[], Any], Callable[[Any], bool]], Any]
 def alone(_name: str, offer: Callable[[], Any], _binds: Callable[[Any], bool]) -> Any:
     """Nobody has to agree."""
     return offer()
-
-
-_NO_MEMORY = "can't allocate memory"
-"""What torch's RuntimeError says where a processor's memory does not last."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of a device or of the processor does not last."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and _NO_MEMORY in str(error)
-    )
 
 
 @dataclass(frozen=True)
@@ -182,11 +173,11 @@ class Measurer:
         except torch.OutOfMemoryError:
             return None
         except FAILURES as error:
-            return self.failed(trial, number, _first_line(error), rungs)
+            return self.failed(trial, number, first_line(error), rungs)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            return self.failed(trial, number, _first_line(error), rungs)
+            return self.failed(trial, number, first_line(error), rungs)
         return self._ended(trial, number, model, result, rungs)
 
     def attempt_together(self, trials: Sequence[Trial], numbers: Sequence[int]) -> list[Measurement]:
@@ -217,7 +208,7 @@ class Measurer:
             teachers=teachers,
         )
         return [
-            self.failed(trial, number, _first_line(result), seen)
+            self.failed(trial, number, first_line(result), seen)
             if isinstance(result, TrainingError)
             else self._ended(trial, number, model, result, seen)
             for (trial, number), model, result, seen in zip(numbered, models, results, rungs, strict=True)
@@ -239,7 +230,7 @@ class Measurer:
             if not result.stopped:
                 self._write_proven(model, trial.candidate.allocation, number, result.validation)
         except FAILURES as error:
-            state, reason = FAILED, _first_line(error)
+            state, reason = FAILED, first_line(error)
         return replace(
             self._line(trial.candidate, number, trial.phase, trial.seed),
             epochs=result.epochs,
@@ -317,7 +308,3 @@ class Measurer:
 
 def _rungs_text(rungs: dict[int, float]) -> str:
     return " ".join(f"{epoch}:{accuracy:.6f}" for epoch, accuracy in rungs.items())
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

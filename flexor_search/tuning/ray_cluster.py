@@ -20,6 +20,7 @@ import ray
 
 from flexor_search.codes.sharing import n_processors
 from flexor_search.errors import RunError, UsageError
+from flexor_search.workloads.own import first_line
 
 _OBJECT_STORE_BYTES = 400_000_000
 
@@ -67,7 +68,7 @@ def ray_cluster(address: str, cpus: float, gpus: float) -> Iterator[int]:
                 more = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
                 ray.init(address="local", num_cpus=n_processors(), **more, **common)  # or it joins any that runs here
         except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise RunError(
                 f"ray_address: no cluster at {address or 'this machine'}: {reason}; start one with: ray start --head"
             ) from error

@@ -31,14 +31,16 @@ from flexor_search.training import (
     ProfileScorer,
     SharedNetworkError,
     check_learned,
+    is_out_of_memory,
     seeded,
     shared_model,
     train_shared,
 )
 from flexor_search.training.checkpoint import do_nothing, read_checkpoint, write_checkpoint
 from flexor_search.tuning.accuracy_model import SHARED_LOSS, AccuracyModel, Observation, fit_accuracy_model
-from flexor_search.tuning.measurer import Measurer, is_out_of_memory
+from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
+from flexor_search.workloads.own import first_line
 
 NETWORK_PATHS = "random"
 SCORES = 240
@@ -179,7 +181,7 @@ def _trained(
                 observer.message(f"the shared network is trained; {len(known.scores)} allocations are scored already")
                 return model, known
         except Exception as error:  # there is no end to what a damaged file can raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             observer.message(f"{weights} cannot be used ({reason}); the shared network is trained again")
     observer.begin("the shared network")
     result = train_shared(

@@ -13,8 +13,8 @@ from flexor_search.errors import TrainingError
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import quantize_
 from flexor_search.runs import CONFIRM, SEARCH, MetricWords
-from flexor_search.training import choose, is_open, placed, seeded, train
-from flexor_search.tuning.measurer import Measurer, is_out_of_memory
+from flexor_search.training import choose, is_open, is_out_of_memory, placed, seeded, train
+from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer, Phase
 from flexor_search.workloads import NO_OWN, Data, Own
 

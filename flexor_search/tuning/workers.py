@@ -20,6 +20,7 @@ from flexor_search.runs import Measurement
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.trial import Trial
 from flexor_search.tuning.worker import Attempt, Probe, Setup, Told, save_data
+from flexor_search.workloads.own import first_line
 
 
 class WorkerDied(Exception):
@@ -61,7 +62,7 @@ class Workers:
         except BaseException as error:
             self.stop()
             if isinstance(error, Exception):
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                reason = first_line(error)
                 raise RunError(f"model and data cannot be sent to other processes: {reason}") from error
             raise
 
