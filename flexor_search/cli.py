@@ -206,7 +206,7 @@ def study(
     seconds: Annotated[float, typer.Option(help="Leave off after so many; the same command goes on. 0: no limit.")] = 0,
     epochs: Annotated[int, typer.Option(help="Of every training, to try it out; 0: the recipes'.")] = 0,
     images: Annotated[int, typer.Option(help="For training, to try it out; 0: all.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Trainings at a time; 0: one, on a GPU as many as keep it busy.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Trainings at a time; 0: as many as is fastest.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     quiet: QuietOption = False,
 ) -> None:

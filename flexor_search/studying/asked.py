@@ -20,7 +20,7 @@ class StudyQuestion:
         seeds: of every row, 0 for the study's.
         rows: names of the rows to train; none: all.
         seconds: after so many nothing new is begun, and what is under way is left at its next epoch; 0: no limit.
-        jobs: trainings at a time; 0: one on a processor, on a GPU as many as keep it busy.
+        jobs: trainings at a time; 0: as many as is fastest.
         device: "cpu", "cuda" or "auto".
     """
 

@@ -6,59 +6,38 @@ checkpoint. The test set is read when the last training of the study is done, on
 
 import hashlib
 import json
-import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import nn
+from safetensors.torch import load
 
-from flexor_search.errors import RunError, TrainingError
-from flexor_search.files import write_atomically, write_json
+from flexor_search.errors import RunError
+from flexor_search.files import write_json
 from flexor_search.fingerprint import data_digest
-from flexor_search.planning import Allocation, Recipe
-from flexor_search.quantization import flexor_weights
+from flexor_search.planning import Recipe
 from flexor_search.question import device_of
 from flexor_search.studying.asked import OutOfTime, StudyQuestion
 from flexor_search.studying.book import DONE, FAILED, Book, Line, Reading, held
+from flexor_search.studying.crew import Crew
 from flexor_search.studying.rows import Row, plan_rows
 from flexor_search.studying.searched import searched_allocations
 from flexor_search.studying.study_file import StudyFile, read_study
 from flexor_search.studying.tables import write_tables
-from flexor_search.training import (
-    CHECKPOINT_SECONDS,
-    Checkpoint,
-    Score,
-    Teachers,
-    TrainResult,
-    check_fits,
-    evaluate,
-    fresh_model,
-    in_halves,
-    seeded,
-    train_together,
+from flexor_search.studying.trainer import Deadline, Job, Trainer, as_shipped
+from flexor_search.training import check_fits, evaluate, in_halves, seeded
+from flexor_search.tuning import (
+    MOST_TOGETHER,
+    Silent,
+    closed_recipe,
+    faster_processes,
+    models_at_a_time,
+    seconds_per_image,
 )
-from flexor_search.tuning import MOST_TOGETHER, Silent, closed_recipe, models_at_a_time
 from flexor_search.workloads import NO_OWN, Data
-
-
-@dataclass(frozen=True)
-class _Job:
-    row: Row
-    seed: int
-    allocation: Allocation
-    key: str
-
-    def fresh(self, recipe: Recipe, teacher: nn.Module | None = None) -> nn.Module:
-        model = fresh_model(self.row.task.build, self.allocation, recipe, self.seed, teacher)
-        for weight in flexor_weights(model).values():
-            weight.slice_order = self.row.table.slice_order
-        return model
 
 
 def run_study(asked: StudyQuestion, tell: Callable[[str], None] = print) -> bool:
@@ -104,7 +83,7 @@ class _Work:
     ) -> None:
         self.asked, self.study, self.book, self.device, self.tell = asked, study, book, device, tell
         self.planned: list[tuple[str, int, str]] = []
-        self._ends = time.monotonic() + asked.seconds if asked.seconds else math.inf
+        self._deadline = Deadline.after(asked.seconds)
         self._data: dict[Any, tuple[Data, str]] = {}
 
     def data(self, row: Row) -> tuple[Data, str]:
@@ -122,14 +101,14 @@ class _Work:
         """The rows with what their searches chose; those that are done are looked up."""
         if not any(row.table.search for row in rows):
             return list(rows)
-        self._check_time()
+        self._deadline.check()
         # Those of all rows, whichever are wanted now: a search of fewer budgets would be another search.
         every = [row for row in plan_rows(self.study, self.asked.epochs) if row.table.search]
         place = self.book.folder
-        chosen = searched_allocations(every, self.asked, place, self.device, self.tell, self._check_time)
+        chosen = searched_allocations(every, self.asked, place, self.device, self.tell, self._deadline.check)
         return [replace(row, found=chosen.get(row.name)) for row in rows]
 
-    def jobs(self, rows: Sequence[Row]) -> list[_Job]:
+    def jobs(self, rows: Sequence[Row]) -> list[Job]:
         """All trainings, the first seed of every row before the second of any."""
         jobs = []
         for seed in range(self.asked.seeds or self.study.seeds):
@@ -138,13 +117,13 @@ class _Work:
                 digest = self.data(row)[1]
                 depends_on = [allocation.to_json(), row.task.recipe.to_json(), row.table.slice_order, digest, seed]
                 text = json.dumps([row.task.name, *depends_on], sort_keys=True)
-                jobs.append(_Job(row, seed, allocation, hashlib.sha256(text.encode()).hexdigest()[:16]))
+                jobs.append(Job(row, seed, allocation, hashlib.sha256(text.encode()).hexdigest()[:16]))
         self.planned = [(job.row.name, job.seed, job.key) for job in jobs]
         return jobs
 
-    def train(self, jobs: Sequence[_Job]) -> None:
+    def train(self, jobs: Sequence[Job]) -> None:
         """Train those that are not known; a line is on disk as soon as it is."""
-        waiting: dict[str, list[_Job]] = {}
+        waiting: dict[str, list[Job]] = {}
         seen: set[str] = set()
         for job in jobs:
             if not self.book.is_known(job.key) and job.key not in seen:
@@ -156,19 +135,26 @@ class _Work:
             recipe = self._closed(group[0], data)
             if recipe.threads and self.device == "cpu":
                 torch.set_num_threads(recipe.threads)
-            width = self._width(group[0], data, recipe)
+            about = [group[0].row.task.name, self.data(group[0].row)[1]]
+            trainer = Trainer(self.book, about, data, recipe, self.device, self._deadline, self.tell)
+            self._deadline.check()
+            crew = self._crew(trainer, group)
+            if crew is not None:
+                with crew:
+                    for line in crew.train(group):
+                        self._write_down([line])
+                continue
+            width = self._width(trainer, group[0])
             for start in range(0, len(group), width):
-                self._check_time()
-                some = group[start : start + width]
-                in_halves(lambda jobs, d=data, r=recipe: self._train_some(jobs, d, r), some)
+                in_halves(lambda jobs, t=trainer: self._write_down(t.train(jobs)), group[start : start + width])
 
-    def read_test(self, jobs: Sequence[_Job]) -> None:
+    def read_test(self, jobs: Sequence[Job]) -> None:
         """Read the test set once with each trained model that has not been."""
         for job in jobs:
             line = self.book.lines[job.key]
             if line.state == FAILED or job.key in self.book.readings:
                 continue
-            model = _as_shipped(job.fresh(job.row.task.recipe))
+            model = as_shipped(job.fresh(job.row.task.recipe))
             path = self.book.trained_path(job.key)
             try:
                 model.load_state_dict(load(path.read_bytes()))
@@ -178,7 +164,7 @@ class _Work:
             self.book.read_test(Reading(job.key, job.row.name, job.seed, round(score.accuracy, 6)))
         self.book.forget_teachers()
 
-    def _closed(self, job: _Job, data: Data) -> Recipe:
+    def _closed(self, job: Job, data: Data) -> Recipe:
         """The recipe with nothing left open, as it was closed when the first training of its group was made."""
         task, path = job.row.task, self.book.folder / "recipes.json"
         try:
@@ -194,86 +180,29 @@ class _Work:
             write_json(path, known | {name: closed})
         return recipe
 
-    def _width(self, job: _Job, data: Data, recipe: Recipe) -> int:
-        if self.asked.jobs or not self.device.startswith("cuda"):
-            return self.asked.jobs or 1
-        return models_at_a_time(job.row.task.build, data, recipe, self.device, job.allocation, MOST_TOGETHER)
-
-    def _train_some(self, jobs: Sequence[_Job], data: Data, recipe: Recipe) -> list[TrainResult | TrainingError]:
-        """Train jobs side by side, and write them down."""
-        watch, every = None, CHECKPOINT_SECONDS
-        if self._ends < math.inf:  # a call that is shorter than a training has to get on with it, too
-            watch, every = self._watch, min(every, self.asked.seconds / 4)
-        row = jobs[0].row  # all are of one workload and recipe
-        about, folder = [row.task.name, self.data(row)[1]], self.book.unfinished_path("").parent
-        teachers = Teachers(row.task.build, folder, about, every, watch, self.tell)
-        taught = [job.seed for job in jobs if not job.row.table.full_precision]
-        try:
-            by_seed = teachers.all_of(data, recipe, taught, self.device)
-        except TrainingError as error:
-            if len(jobs) > 1:  # who has that teacher fails alone
-                return [result for job in jobs for result in self._train_some([job], data, recipe)]
-            self._write_down(jobs[0], jobs[0].fresh(recipe), error, data)
-            return [error]
-        own = [None if job.row.table.full_precision else by_seed[job.seed] for job in jobs]
-        models = [job.fresh(recipe, teacher) for job, teacher in zip(jobs, own, strict=True)]
-        results = train_together(
-            *(models, data, recipe),
-            seeds=[job.seed for job in jobs],
-            device=self.device,
-            on_epoch=[watch] * len(jobs),
-            checkpoints=[Checkpoint(self.book.unfinished_path(job.key), every, [job.key], self.tell) for job in jobs],
-            teachers=own,
+    def _crew(self, trainer: Trainer, group: Sequence[Job]) -> Crew | None:
+        """Processes, where they are asked for or faster; None: this process trains."""
+        if self.device != "cpu" or self.asked.jobs == 1 or len(group) == 1:
+            return None
+        data, recipe, build, allocation = trainer.data, trainer.recipe, group[0].row.task.build, group[0].allocation
+        each = 0.0 if self.asked.jobs else seconds_per_image(build, data, recipe, self.device, allocation)
+        whole = each * len(data.train) * recipe.epochs * len(group)
+        return faster_processes(
+            lambda count: Crew(trainer, build, count), allocation, self.asked.jobs, each, whole, self.tell
         )
-        for job, model, result in zip(jobs, models, results, strict=True):
-            self._write_down(job, model, result, data)
-        return results
 
-    def _write_down(self, job: _Job, model: nn.Module, result: TrainResult | TrainingError, data: Data) -> None:
-        score, state, reason = Score(math.nan, math.nan), DONE, ""
-        if isinstance(result, TrainingError):
-            state, reason, epochs, seconds = FAILED, " ".join(str(result).split()), 0, 0.0
-        else:
-            epochs, seconds = result.epochs, result.train_seconds
-            score = evaluate(_as_shipped(model), data.validation, device=self.device)
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-            write_atomically(self.book.trained_path(job.key), save(tensors))
-        allocation = job.allocation
-        self.book.append(
-            Line(
-                key=job.key,
-                row=job.row.name,
-                seed=job.seed,
-                label=allocation.label,
-                bits_per_weight=allocation.bits_per_weight,
-                nominal_bits_per_weight=round(allocation.nominal_bits_per_weight, 4),
-                epochs=epochs,
-                images=len(data.train),
-                state=state,
-                val_accuracy=round(score.accuracy, 6),
-                val_loss=round(score.loss, 6),
-                train_seconds=round(seconds, 1),
-                device=self.device,
-                reason=reason,
-            )
-        )
-        told = f"validation {100 * score.accuracy:.2f} %" if state == DONE else f"failed: {reason}"
-        self.tell(f"{job.row.name}, seed {job.seed}: {told}, {seconds:.0f} s")
+    def _width(self, trainer: Trainer, job: Job) -> int:
+        if not self.device.startswith("cuda"):
+            return 1
+        most, build = self.asked.jobs or MOST_TOGETHER, job.row.task.build
+        return models_at_a_time(build, trainer.data, trainer.recipe, self.device, job.allocation, most)
 
-    def _watch(self, _epoch: int, _score: Score) -> bool:
-        self._check_time()
-        return False
-
-    def _check_time(self) -> None:
-        if time.monotonic() > self._ends:
-            raise OutOfTime
-
-
-def _as_shipped(model: nn.Module) -> nn.Module:
-    """The model with the weights that its stored bits decode to, whatever it was trained with."""
-    for weight in flexor_weights(model).values():
-        weight.surrogate = "flexor"
-    return model
+    def _write_down(self, lines: list[Line]) -> list[Line]:
+        for line in lines:
+            self.book.append(line)
+            told = f"validation {100 * line.val_accuracy:.2f} %" if line.state == DONE else f"failed: {line.reason}"
+            self.tell(f"{line.row}, seed {line.seed}: {told}, {line.train_seconds:.0f} s")
+        return lines
 
 
 def _digest(recipe: Recipe) -> str:

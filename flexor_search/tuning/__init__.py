@@ -28,9 +28,11 @@ from flexor_search.tuning.shared_study import SharedStudy
 from flexor_search.tuning.shared_team import WORKERS_EXPECTED, SharedTeam, join, settle
 from flexor_search.tuning.strategy import Course, choose_course, follow, search_by
 from flexor_search.tuning.summary import copy_trained, packing_lines, packing_warnings, ship, summarize
-from flexor_search.tuning.team import MOST_TOGETHER, choose_team, models_at_a_time, trials_ahead
-from flexor_search.tuning.time_plan import closed_recipe, time_plan
+from flexor_search.tuning.team import MOST_TOGETHER, choose_team, faster_processes, models_at_a_time, trials_ahead
+from flexor_search.tuning.time_plan import closed_recipe, seconds_per_image, time_plan
 from flexor_search.tuning.trial import Candidate
+from flexor_search.tuning.worker import load_data, remove_data
+from flexor_search.tuning.workers import DataProcesses
 
 __all__ = [
     "FINALISTS",
@@ -42,6 +44,7 @@ __all__ = [
     "AccuracyModel",
     "Candidate",
     "Course",
+    "DataProcesses",
     "Flow",
     "Group",
     "Measurer",
@@ -62,16 +65,20 @@ __all__ = [
     "confirm",
     "confirmation_seeds",
     "copy_trained",
+    "faster_processes",
     "finalists",
     "fit_accuracy_model",
     "follow",
     "groups",
     "join",
+    "load_data",
     "models_at_a_time",
     "packing_lines",
     "packing_warnings",
+    "remove_data",
     "search",
     "search_by",
+    "seconds_per_image",
     "settle",
     "ship",
     "summarize",

@@ -1,6 +1,7 @@
 """Who trains: streams of a GPU, processes where a short measurement finds them faster on a CPU, or this process."""
 
 from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -8,11 +9,12 @@ from torch import nn
 from flexor_search.codes.sharing import n_processors
 from flexor_search.errors import RunError
 from flexor_search.planning import Allocation, Recipe
+from flexor_search.processes import WorkerDied
 from flexor_search.tuning.flow import Streams, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
 from flexor_search.tuning.time_plan import seconds_per_image
-from flexor_search.tuning.workers import WorkerDied, Workers
+from flexor_search.tuning.workers import Workers
 from flexor_search.workloads import Data
 
 GPU_AHEAD = 7
@@ -24,6 +26,21 @@ _WORTH_WHILE = 1.15
 _START_SECONDS = 8.0
 """Processes take about so long until they train: most of it is importing torch."""
 _MEMORY_SHARE = 0.8
+
+
+class Crew(Protocol):
+    """Processes that can be timed."""
+
+    def seconds_per_image(self, allocation: Allocation) -> float:
+        """Time that they take for an image of a training when all are at work."""
+        ...
+
+    def stop(self) -> None:
+        """End all at once."""
+        ...
+
+
+C = TypeVar("C", bound=Crew)
 
 
 def trials_ahead(jobs: int, device: str) -> int:
@@ -70,28 +87,53 @@ def choose_team(
         width = models_at_a_time(*measurer.training, allocation, jobs or MOST_TOGETHER)
         observer.message(f"up to {width} trainings at a time, each on a stream of its own")
         return Streams(measurer, width)
+    if measurer.device != "cpu":
+        return None
+    return faster_processes(
+        lambda count: Workers(measurer, count), allocation, jobs, seconds_each, seconds, observer.message
+    )
+
+
+def faster_processes(
+    start: Callable[[int], C],
+    allocation: Allocation,
+    jobs: int,
+    seconds_each: float,
+    seconds: float,
+    tell: Callable[[str], None],
+) -> C | None:
+    """Processes on a CPU, if they are asked for, or measured to be faster than this one.
+
+    Args:
+        start: starts so many.
+        allocation, jobs, seconds_each, seconds: as of `choose_team`.
+        tell: is told what was chosen, and why.
+
+    Returns:
+        What was started, to be stopped by the caller; None: this process trains one at a time.
+    """
     count = jobs or n_processors()
-    if measurer.device != "cpu" or count < 2 or (not jobs and seconds * (1 - 1 / count) < 2 * _START_SECONDS):
+    if count < 2 or (not jobs and seconds * (1 - 1 / count) < 2 * _START_SECONDS):
         return None
     try:
-        workers = Workers(measurer, count)
+        crew = start(count)
     except RunError as error:
-        observer.message(f"one training at a time: {error}")
+        tell(f"one training at a time: {error}")
         return None
     try:
-        gain = seconds_each / workers.seconds_per_image(allocation)
+        gain = seconds_each / crew.seconds_per_image(allocation)
     except BaseException as error:
-        workers.stop()
+        crew.stop()
         if not isinstance(error, WorkerDied):
             raise
-        observer.message(f"one training at a time: {error}")
+        tell(f"one training at a time: {error}")
         return None
     if not jobs and gain < _WORTH_WHILE:
-        workers.stop()
-        observer.message(f"one training at a time: {count} processes would be {gain:.2f} times as fast")
+        crew.stop()
+        tell(f"one training at a time: {count} processes would be {gain:.2f} times as fast")
         return None
-    observer.message(f"{count} trainings at a time, a process each: measured to be {gain:.2f} times as fast as one")
-    return workers
+    tell(f"{count} trainings at a time, a process each: measured to be {gain:.2f} times as fast as one")
+    return crew
 
 
 def models_at_a_time(

@@ -1,18 +1,11 @@
-"""A process that trains trials for another one: requests come on stdin, answers go to stdout, both pickled.
+"""What a process of a search does: trains trials, and times training."""
 
-Not multiprocessing: that runs the caller's main module again, which a notebook or a script without a guard does not
-bear, and its children outlive a parent that is killed. This one ends as soon as its stdin does.
-"""
-
-import os
 import pickle
-import queue
-import sys
-import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from torch import nn
@@ -27,7 +20,7 @@ from flexor_search.workloads import NO_OWN, Data, FileSplit, Own, Split
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker needs once.
+    """What a worker needs once; a `processes.Setup`.
 
     Attributes:
         folder: of the run.
@@ -46,6 +39,25 @@ class Setup:
     checkpoint_seconds: float
     own: Own = NO_OWN
 
+    def ready(self, tell: Callable[[str], None]) -> Callable[["Attempt | Probe"], Measurement | float]:
+        """Unpack model and data."""
+        torch.set_num_threads(self.threads)
+        build = pickle.loads(self.build)
+        assert isinstance(build(), nn.Module)
+        run, data = Run.open(self.folder), load_data(self.data)
+        every = self.checkpoint_seconds
+        measurer = Measurer(
+            *(run, build, data, self.recipe, self.model_name, "cpu"),
+            checkpoint_seconds=every,
+            tell=tell,
+            own=self.own,
+        )
+        return lambda request: answer(measurer, request)
+
+    def forsaken(self) -> None:
+        """Take the data away."""
+        remove_data(self.data)
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -53,13 +65,6 @@ class Attempt:
 
     trial: Trial
     number: int
-
-
-@dataclass(frozen=True)
-class Told:
-    """Something worth a line, on the way to an answer."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -83,66 +88,15 @@ def load_data(path: str) -> Data:
     return Data(train, validation, validation)  # no worker has a use for the test split
 
 
+def remove_data(path: str) -> None:
+    """Delete that file and its folder, which holds nothing else, if nobody else did."""
+    with suppress(OSError):
+        Path(path).unlink(missing_ok=True)
+        Path(path).parent.rmdir()
+
+
 def answer(measurer: Measurer, request: Attempt | Probe) -> Measurement | float:
     """Do what is asked."""
     if isinstance(request, Probe):
         return seconds_per_image(*measurer.training, request.allocation, measurer.own)
     return measurer.attempt(request.trial, request.number)
-
-
-def main() -> None:
-    """Serve until stdin ends."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a model prints must not mix with the answers
-    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    setup: Setup = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_read, args=(sys.stdin.buffer, requests, Path(setup.data)), daemon=True).start()
-
-    def tell(text: str) -> None:
-        _write(answers, Told(text))
-
-    try:
-        torch.set_num_threads(setup.threads)
-        build = pickle.loads(setup.build)
-        assert isinstance(build(), nn.Module)
-        run, data = Run.open(setup.folder), load_data(setup.data)
-        every = setup.checkpoint_seconds
-        measurer = Measurer(
-            *(run, build, data, setup.recipe, setup.model_name, "cpu"),
-            checkpoint_seconds=every,
-            tell=tell,
-            own=setup.own,
-        )
-    except BaseException as error:  # the user's own module runs here
-        _write(answers, error)
-        return
-    _write(answers, "ready")
-    while True:
-        request = requests.get()
-        try:
-            found: Any = answer(measurer, request)
-        except BaseException as error:
-            found = error
-        _write(answers, found)
-
-
-def _read(stream: BinaryIO, requests: "queue.SimpleQueue[Any]", data: Path) -> None:
-    while True:
-        try:
-            requests.put(pickle.load(stream))
-        except BaseException:  # the end: nobody is there to answer to, nor to take the data away
-            with suppress(OSError):
-                data.unlink(missing_ok=True)
-                data.parent.rmdir()
-            os._exit(0)
-
-
-def _write(stream: BinaryIO, found: Any) -> None:
-    try:
-        content = pickle.dumps(found)
-        if isinstance(found, BaseException):
-            pickle.loads(content)  # some can be packed and not unpacked
-    except Exception:
-        content = pickle.dumps(RuntimeError(f"{type(found).__name__}: {found}"))
-    stream.write(content)
-    stream.flush()

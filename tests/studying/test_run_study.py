@@ -2,8 +2,11 @@
 
 import csv
 import math
+import os
 import re
+import signal
 import statistics
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +15,9 @@ import torch
 
 from flexor_search.errors import DataError, RunError, UsageError
 from flexor_search.quantization import flexor_weights
-from flexor_search.studying import StudyQuestion, run_study, searched, work
+from flexor_search.studying import StudyQuestion, run_study, searched, trainer, work
 from flexor_search.studying.book import Book, held
+from flexor_search.studying.crew import Crew
 from flexor_search.training import seeded
 from flexor_search.workloads import image_folder
 from tests.workloads.made_data import write_cifar10, write_imagenet
@@ -90,7 +94,7 @@ def finished(folder):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     asked = StudyQuestion(str(folder), images=96)
-    trained = work.train_together
+    trained = trainer.train_together
     calls = []
 
     def cut(*args, **options):
@@ -100,12 +104,12 @@ def finished(folder):
         return trained(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "train_together", cut)
+        patch.setattr(trainer, "train_together", cut)
         with pytest.raises(KeyboardInterrupt):
             run_study(asked, told.append)
         lines, table = rows_of(folder / "measurements.csv"), (folder / "table.md").read_text()
         state = lines, table, (folder / "tests.csv").exists()
-        patch.setattr(work, "train_together", trained)
+        patch.setattr(trainer, "train_together", trained)
         assert run_study(asked, told.append)
     torch.set_num_threads(threads)
     return folder, asked, told, state
@@ -124,7 +128,7 @@ def test_it_goes_on_and_trains_nothing_twice(finished, monkeypatch):
     assert "4 of 6 trainings are to be made, on cpu" in told
     lines = rows_of(folder / "measurements.csv")
     assert len(lines) == len({line["key"] for line in lines}) == 6
-    monkeypatch.setattr(work, "train_together", None)  # nothing is left to be trained
+    monkeypatch.setattr(trainer, "train_together", None)  # nothing is left to be trained
     monkeypatch.setattr(work, "evaluate", None)  # or to be read
     before = (folder / "table.md").read_text()
     assert run_study(asked, quiet)
@@ -170,22 +174,91 @@ def test_the_figure_is_an_svg_with_a_dot_for_each_row(finished):
     assert "Both &amp; all (test accuracy, %)" in svg
 
 
-def test_several_trainings_at_a_time_come_to_the_same_measurements(finished, tmp_path, monkeypatch):
-    folder, sizes, together = finished[0], [], work.train_together
+def scores(folder):
+    return {line["key"]: (line["state"], line["val_accuracy"]) for line in rows_of(folder / "measurements.csv")}
+
+
+def test_processes_come_to_the_same_measurements_and_readings(finished, tmp_path):
+    told = []
+    assert run_study(StudyQuestion(str(finished[0]), out=str(tmp_path), images=96, jobs=2), told.append)
+    assert sum("2 trainings at a time, a process each" in text for text in told) == 2  # of one recipe, and of the other
+    assert scores(tmp_path) == scores(finished[0])
+    readings = [
+        {(r["key"], r["test_accuracy"]) for r in rows_of(place / "tests.csv")} for place in (finished[0], tmp_path)
+    ]
+    assert readings[0] == readings[1]
+    assert list((tmp_path / "trained").iterdir()) == list((tmp_path / "unfinished").iterdir()) == []
+
+
+def test_processes_are_for_studies_that_are_long_and_gain_by_them(finished, tmp_path, monkeypatch):
+    asked = StudyQuestion(str(finished[0]), out=str(tmp_path), images=96)
+    monkeypatch.setattr("flexor_search.tuning.team.n_processors", lambda: 2)
+    for seconds_per_image, told in ((1e-9, 0), (1e9, 2)):
+        lines = []
+        monkeypatch.setattr(work, "seconds_per_image", lambda *_, each=seconds_per_image: each)
+        assert run_study(replace(asked, out=str(tmp_path / str(told))), lines.append)
+        assert sum("2 trainings at a time" in text for text in lines) == told
+
+
+def test_streams_of_a_gpu_train_as_many_as_fit(finished, tmp_path, monkeypatch):
+    sizes, together = [], trainer.train_together
 
     def counted(models, *args, **options):
         sizes.append(len(models))
         return together(models, *args, **options)
 
-    monkeypatch.setattr(work, "train_together", counted)
-    assert run_study(StudyQuestion(str(folder), out=str(tmp_path), images=96, jobs=2), quiet)
-    ours, theirs = rows_of(folder / "measurements.csv"), rows_of(tmp_path / "measurements.csv")
+    monkeypatch.setattr(trainer, "train_together", counted)
+    monkeypatch.setattr(work._Work, "_crew", lambda *_: None)
+    monkeypatch.setattr(work._Work, "_width", lambda *_: 2)
+    assert run_study(StudyQuestion(str(finished[0]), out=str(tmp_path), images=96), quiet)
     assert set(sizes) == {2}
+    assert scores(tmp_path) == scores(finished[0])
 
-    def scores(lines):
-        return {line["key"]: (line["state"], line["val_accuracy"]) for line in lines}
 
-    assert scores(theirs) == scores(ours)
+def test_processes_have_a_teacher_of_every_seed_first(tmp_path):
+    rows = "".join(
+        f'[[row]]\nname = "{rate}"\nworkload = "digits-convnet"\nrate = "{rate}"\n' for rate in ("8/20", "12/20")
+    )
+    recipe = "recipe = { epochs = 1, distillation = 0.5 }"
+    (tmp_path / "study.toml").write_text(f'question = "?"\nseeds = 2\n{recipe}\n{rows}')
+    told = []
+    asked = StudyQuestion(str(tmp_path), out=str(tmp_path / "alone"), images=96)
+    assert run_study(asked, quiet)
+    assert run_study(replace(asked, out=str(tmp_path / "beside"), jobs=2), told.append)
+    assert scores(tmp_path / "beside") == scores(tmp_path / "alone")
+    first = [index for index, text in enumerate(told) if "is trained first" in text]
+    assert len(first) == 2
+    assert max(first) < min(index for index, text in enumerate(told) if "validation" in text)
+
+
+def test_time_that_is_over_ends_processes_without_a_training(finished, tmp_path):
+    (row, *_) = work.plan_rows(work.read_study(finished[0]))
+    data = row.task.load(None)
+    over = trainer.Deadline(60.0, time.monotonic() - 1)
+    one = trainer.Trainer(Book(tmp_path), "about", data, row.task.recipe, "cpu", over, quiet)
+    jobs = [trainer.Job(row, seed, row.allocation(seed), f"key {seed}") for seed in range(3)]
+    with Crew(one, row.task.build, 2) as crew, pytest.raises(work.OutOfTime):
+        list(crew.train(jobs))
+    assert list((tmp_path / "trained").iterdir()) == list((tmp_path / "unfinished").iterdir()) == []
+
+
+def test_a_process_that_dies_is_told_and_the_same_command_goes_on(finished, tmp_path, monkeypatch):
+    asked, die = StudyQuestion(str(finished[0]), out=str(tmp_path), images=96, jobs=2), DyingNext()
+    with monkeypatch.context() as patch:
+        patch.setattr("flexor_search.studying.crew._Train", lambda job: die)
+        with pytest.raises(
+            RunError, match="study: full, seed 0: its process ended by signal 9; the same command goes on"
+        ):
+            run_study(asked, quiet)
+    assert run_study(asked, quiet)
+    assert scores(tmp_path) == scores(finished[0])
+
+
+class DyingNext:
+    """A request that ends its process."""
+
+    def answer(self, trainer):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_time_that_is_over_ends_the_call_and_the_next_goes_on(finished, tmp_path):
@@ -243,7 +316,7 @@ def test_a_pretrained_row_begins_from_the_weights_that_its_model_is_built_with(t
     (tmp_path / "study.toml").write_text(f'question = "?"\nseeds = 1\n{rows}')
     signs = []
     for row in work.plan_rows(work.read_study(tmp_path)):
-        model = work._Job(row, 0, row.allocation(0), "").fresh(row.task.recipe)
+        model = trainer.Job(row, 0, row.allocation(0), "").fresh(row.task.recipe)
         with seeded(0):
             plain = row.task.build()
         signs.append([bool((m.weight.sign() == p.weight.sign()).all()) for m, p in pairs(model, plain)])
@@ -291,10 +364,10 @@ def test_a_short_call_saves_what_it_has_begun_within_its_seconds(finished, tmp_p
         intervals.append(checkpoints[0].every_seconds)
         raise work.OutOfTime
 
-    monkeypatch.setattr(work, "train_together", none)
+    monkeypatch.setattr(trainer, "train_together", none)
     for seconds in (20, 3600):
         assert not run_study(StudyQuestion(str(finished[0]), out=str(tmp_path), images=96, seconds=seconds), quiet)
-    assert intervals == [5, work.CHECKPOINT_SECONDS]
+    assert intervals == [5, trainer.CHECKPOINT_SECONDS]
 
 
 def test_fewer_seeds_for_trying_out_are_another_search(tmp_path, monkeypatch):
@@ -337,7 +410,7 @@ def test_time_that_is_over_ends_a_search_between_two_trainings(tmp_path, monkeyp
             raise work.OutOfTime
 
     with monkeypatch.context() as patch:
-        patch.setattr(work._Work, "_check_time", over)
+        patch.setattr(trainer.Deadline, "check", over)
         assert not run_study(asked, told.append)
     assert told[-1] == "the time is over; the same command goes on"
     (lines,) = (rows_of(path) for path in tmp_path.glob("searches/*/measurements.csv"))

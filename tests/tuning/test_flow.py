@@ -53,7 +53,7 @@ def is_running(pid):
 
 
 def pids(workers):
-    return [process.pid for process in workers._processes]
+    return workers._processes.pids
 
 
 def dying_net():

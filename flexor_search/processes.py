@@ -1,0 +1,254 @@
+"""Processes that do what this one asks of them: requests come on stdin, answers go to stdout, both pickled.
+
+Not multiprocessing: that runs the caller's main module again, which a notebook or a script without a guard does not
+bear, and its children outlive a parent that is killed. These end as soon as their stdin does.
+"""
+
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, Any, BinaryIO, ParamSpec, Protocol, TypeVar
+
+from flexor_search.interrupts import unbroken
+
+Tell = Callable[[str], None]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Setup(Protocol):
+    """What a process needs once; pickled."""
+
+    @property
+    def threads(self) -> int:
+        """Of OpenMP."""
+        ...
+
+    def ready(self, tell: Tell) -> Callable[[Any], Any]:
+        """In the process: get ready; returns what answers a request."""
+        ...
+
+    def forsaken(self) -> None:
+        """In the process: the one that asks is gone; tidy up what it cannot any more."""
+        ...
+
+
+class WorkerDied(Exception):
+    """A process ended; says how."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """Something worth a line, on the way to an answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request came to, and the name of the process that answered."""
+
+    found: Any
+    worker: str
+
+
+class Processes:
+    """Processes of equal setup, named "1", "2", ...; a request goes to the first that is free.
+
+    Args:
+        setup: what each needs.
+        count: how many.
+        tell: is told what they have to say.
+
+    Raises:
+        Exception: whatever `setup.ready` raises in a process.
+    """
+
+    def __init__(self, setup: Setup, count: int, tell: Tell) -> None:
+        self._setup, self._tell, self.count = setup, tell, count
+        self._stopped = False
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="worker")
+        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        self._processes: list[_Process] = []
+        try:
+            for number in range(1, count + 1):
+                self._processes.append(_Process(setup, str(number)))
+            for process in self._processes:
+                process.wait_until_ready()
+                self._idle.put(process)
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pids(self) -> list[int]:
+        """Ids of those that are there now."""
+        return [process.pid for process in self._processes]
+
+    def submit(self, function: "Callable[P, T]", *args: P.args, **more: P.kwargs) -> "Future[T]":
+        """Call a function, which asks, in a thread; as many are called at a time as there are processes."""
+        return self._pool.submit(function, *args, **more)
+
+    def ask(self, request: Any) -> Answer:
+        """Ask the first that is free, and wait for its answer.
+
+        Raises:
+            WorkerDied: it ended; another has taken its place.
+            CancelledError: all were stopped.
+            Exception: whatever answering raised.
+        """
+        process = self._idle.get()
+        try:
+            return Answer(process.ask(request, self._tell), process.name)
+        except WorkerDied:
+            if self._stopped:
+                raise CancelledError from None
+            self._processes.remove(process)
+            process.close()
+            process = _Process(self._setup, process.name)
+            self._processes.append(process)
+            if self._stopped:
+                process.kill()
+            process.wait_until_ready()
+            raise
+        finally:
+            self._idle.put(process)
+
+    def stop(self) -> list[int]:
+        """End all, whatever they are at; requests that wait are cancelled. Returns the ids of those processes."""
+        self._stopped = True
+        with unbroken():
+            for process in self._processes:
+                process.kill()
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            for process in self._processes:
+                process.close()
+        return self.pids
+
+
+class _Process:
+    """One process, in a session of its own: Ctrl+C reaches only the one that can end in order.
+
+    Args:
+        setup: what it needs.
+        name: one that takes its place has the same.
+    """
+
+    def __init__(self, setup: Setup, name: str) -> None:
+        self.name = name
+        start = f"import sys; sys.path[:] = {sys.path!r}; from flexor_search.processes import serve; serve()"
+        environment = os.environ | {"OMP_NUM_THREADS": str(setup.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", start],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._told,
+            env=environment,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self._send(setup)
+
+    def wait_until_ready(self) -> None:
+        """Until its setup is done; raises what went wrong."""
+        self._receive()
+
+    def ask(self, request: Any, tell: Tell) -> Any:
+        """Send a request and wait for its answer; passes on what it tells meanwhile, raises what went wrong there."""
+        self._send(request)
+        while isinstance(found := self._receive(), Told):
+            tell(found.text)
+        return found
+
+    def kill(self) -> None:
+        """End it now; who waits for its answer is told."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """Let go of its files, once nobody waits for it any more."""
+        for file in (self._process.stdin, self._process.stdout, self._told):
+            with suppress(OSError):  # what it was to be told goes nowhere
+                if file is not None:
+                    file.close()
+
+    def _send(self, request: Any) -> None:
+        assert self._process.stdin is not None
+        try:
+            pickle.dump(request, self._process.stdin)
+            self._process.stdin.flush()
+        except (OSError, ValueError):
+            raise WorkerDied(self._end()) from None
+
+    def _receive(self) -> Any:
+        assert self._process.stdout is not None
+        try:
+            found = pickle.load(self._process.stdout)
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
+            raise WorkerDied(self._end()) from None
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def _end(self) -> str:
+        """How it ended, and the last line that it said."""
+        code = self._process.wait()
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        self._told.seek(0)
+        lines = self._told.read().decode(errors="replace").strip().splitlines()
+        return f"its process ended {how}" + (f": {lines[-1]}" if lines else "")
+
+
+def serve() -> None:
+    """In a process: answer until stdin ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a model prints must not mix with the answers
+    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def tell(text: str) -> None:
+        _write(answers, Told(text))
+
+    try:
+        setup: Setup = pickle.load(sys.stdin.buffer)
+        threading.Thread(target=_read, args=(sys.stdin.buffer, requests, setup), daemon=True).start()
+        answer = setup.ready(tell)
+    except BaseException as error:  # the user's own module runs here
+        _write(answers, error)
+        return
+    _write(answers, "ready")
+    while True:
+        request = requests.get()
+        try:
+            found: Any = answer(request)
+        except BaseException as error:
+            found = error
+        _write(answers, found)
+
+
+def _read(stream: BinaryIO, requests: "queue.SimpleQueue[Any]", setup: Setup) -> None:
+    while True:
+        try:
+            requests.put(pickle.load(stream))
+        except BaseException:  # the end: nobody is there to answer to
+            setup.forsaken()
+            os._exit(0)
+
+
+def _write(stream: BinaryIO, found: Any) -> None:
+    try:
+        content = pickle.dumps(found)
+        if isinstance(found, BaseException):
+            pickle.loads(content)  # some can be packed and not unpacked
+    except Exception:
+        content = pickle.dumps(RuntimeError(f"{type(found).__name__}: {found}"))
+    stream.write(content)
+    stream.flush()
