@@ -24,7 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Setup(Protocol):
+class ProcessSetup(Protocol):
     """What a process needs once; pickled."""
 
     @property
@@ -72,17 +72,18 @@ class Processes:
         Exception: whatever `setup.ready` raises in a process.
     """
 
-    def __init__(self, setup: Setup, count: int, tell: Tell) -> None:
+    def __init__(self, setup: ProcessSetup, count: int, tell: Tell) -> None:
         self._setup, self._tell, self.count = setup, tell, count
         self._stopped = False
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="worker")
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         self._processes: list[_Process] = []
+        self._ended: list[int] = []
         try:
             for number in range(1, count + 1):
                 self._processes.append(_Process(setup, str(number)))
             for process in self._processes:
-                process.wait_until_ready()
+                process.wait_until_ready(tell)
                 self._idle.put(process)
         except BaseException:
             self.stop()
@@ -90,40 +91,35 @@ class Processes:
 
     @property
     def pids(self) -> list[int]:
-        """Ids of those that are there now."""
-        return [process.pid for process in self._processes]
+        """Ids of all that there have been."""
+        return [*self._ended, *(process.pid for process in self._processes)]
 
     def submit(self, function: "Callable[P, T]", *args: P.args, **more: P.kwargs) -> "Future[T]":
         """Call a function, which asks, in a thread; as many are called at a time as there are processes."""
         return self._pool.submit(function, *args, **more)
 
     def ask(self, request: Any) -> Answer:
-        """Ask the first that is free, and wait for its answer.
+        """Ask the first that is free, and wait for its answer; one that has ended is begun anew.
 
         Raises:
-            WorkerDied: it ended; another has taken its place.
+            WorkerDied: it ended.
             CancelledError: all were stopped.
             Exception: whatever answering raised.
         """
         process = self._idle.get()
         try:
+            if process.has_ended:
+                process = self._begin_anew(process)
             return Answer(process.ask(request, self._tell), process.name)
         except WorkerDied:
             if self._stopped:
                 raise CancelledError from None
-            self._processes.remove(process)
-            process.close()
-            process = _Process(self._setup, process.name)
-            self._processes.append(process)
-            if self._stopped:
-                process.kill()
-            process.wait_until_ready()
             raise
         finally:
             self._idle.put(process)
 
     def stop(self) -> list[int]:
-        """End all, whatever they are at; requests that wait are cancelled. Returns the ids of those processes."""
+        """End all, whatever they are at; requests that wait are cancelled. Returns the ids of all there have been."""
         self._stopped = True
         with unbroken():
             for process in self._processes:
@@ -132,6 +128,18 @@ class Processes:
             for process in self._processes:
                 process.close()
         return self.pids
+
+    def _begin_anew(self, ended: "_Process") -> "_Process":
+        if self._stopped:
+            raise CancelledError
+        process = _Process(self._setup, ended.name)
+        self._ended.append(ended.pid)
+        ended.close()
+        self._processes[self._processes.index(ended)] = process
+        if self._stopped:
+            process.kill()
+        process.wait_until_ready(self._tell)
+        return process
 
 
 class _Process:
@@ -142,7 +150,7 @@ class _Process:
         name: one that takes its place has the same.
     """
 
-    def __init__(self, setup: Setup, name: str) -> None:
+    def __init__(self, setup: ProcessSetup, name: str) -> None:
         self.name = name
         start = f"import sys; sys.path[:] = {sys.path!r}; from flexor_search.processes import serve; serve()"
         environment = os.environ | {"OMP_NUM_THREADS": str(setup.threads), "OMP_WAIT_POLICY": "PASSIVE"}
@@ -158,13 +166,21 @@ class _Process:
         self.pid = self._process.pid
         self._send(setup)
 
-    def wait_until_ready(self) -> None:
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is no more."""
+        return self._process.poll() is not None
+
+    def wait_until_ready(self, tell: Tell) -> None:
         """Until its setup is done; raises what went wrong."""
-        self._receive()
+        self._answer(tell)
 
     def ask(self, request: Any, tell: Tell) -> Any:
         """Send a request and wait for its answer; passes on what it tells meanwhile, raises what went wrong there."""
         self._send(request)
+        return self._answer(tell)
+
+    def _answer(self, tell: Tell) -> Any:
         while isinstance(found := self._receive(), Told):
             tell(found.text)
         return found
@@ -183,8 +199,9 @@ class _Process:
 
     def _send(self, request: Any) -> None:
         assert self._process.stdin is not None
+        content = pickle.dumps(request)
         try:
-            pickle.dump(request, self._process.stdin)
+            self._process.stdin.write(content)
             self._process.stdin.flush()
         except (OSError, ValueError):
             raise WorkerDied(self._end()) from None
@@ -218,7 +235,7 @@ def serve() -> None:
         _write(answers, Told(text))
 
     try:
-        setup: Setup = pickle.load(sys.stdin.buffer)
+        setup: ProcessSetup = pickle.load(sys.stdin.buffer)
         threading.Thread(target=_read, args=(sys.stdin.buffer, requests, setup), daemon=True).start()
         answer = setup.ready(tell)
     except BaseException as error:  # the user's own module runs here
@@ -228,19 +245,26 @@ def serve() -> None:
     while True:
         request = requests.get()
         try:
+            if isinstance(request, BaseException):
+                raise request
             found: Any = answer(request)
         except BaseException as error:
             found = error
         _write(answers, found)
 
 
-def _read(stream: BinaryIO, requests: "queue.SimpleQueue[Any]", setup: Setup) -> None:
+def _read(stream: BinaryIO, requests: "queue.SimpleQueue[Any]", setup: ProcessSetup) -> None:
     while True:
         try:
-            requests.put(pickle.load(stream))
-        except BaseException:  # the end: nobody is there to answer to
-            setup.forsaken()
-            os._exit(0)
+            request = pickle.load(stream)
+        except (EOFError, OSError, ValueError):  # the end: nobody is there to answer to
+            try:
+                setup.forsaken()
+            finally:
+                os._exit(0)
+        except BaseException as error:  # something in it cannot be imported here
+            request = error
+        requests.put(request)
 
 
 def _write(stream: BinaryIO, found: Any) -> None:

@@ -104,11 +104,17 @@ def _ste(encrypted: Tensor, matrix: Tensor, s_tanh: Tensor) -> Tensor:
 
 
 def _analog(encrypted: Tensor, matrix: Tensor, s_tanh: Tensor) -> Tensor:
-    """Products of tanh both ways, the paper's "Analog" ablation; not +-1, so it trains other weights than it ships."""
+    """Signs forward, the gradient of a product of tanh backward, the paper's "Analog" ablation.
+
+    There eq. 3 describes the gate both ways, and its real outputs are quantized straight-through: sign(tanh(x)) is
+    sign(x), so these are the signs that the bits decode to. (With the real outputs as weights, other weights would be
+    trained than are shipped: that ends at chance, docs/log.md.) Second-hand, from a re-implementation that quotes it.
+    """
     tanh = torch.tanh(encrypted * s_tanh).transpose(1, 2).unsqueeze(1)  # (P, 1, n_in, S)
     tapped = torch.where(matrix.unsqueeze(3) > 0, tanh, torch.ones_like(tanh))
     parity = 1 - 2 * ((matrix.sum(2, keepdim=True) - 1) % 2)
-    return tapped.prod(2) * parity.to(tanh.dtype)
+    product = tapped.prod(2) * parity.to(tanh.dtype)
+    return output_signs(encrypted, matrix) + (product - product.detach())
 
 
 SURROGATES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

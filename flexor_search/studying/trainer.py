@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +102,7 @@ class Trainer:
     """Trains jobs of one workload by one recipe.
 
     Attributes:
+        build: makes the plain model.
         book: whose folder the weights go to; its lines are for the caller to add.
         about: workload and data, which tell the teachers of a study apart.
         data: training and validation splits are used.
@@ -112,6 +112,7 @@ class Trainer:
         tell: is told of progress.
     """
 
+    build: Callable[[], nn.Module]
     book: Book
     about: Any
     data: Data
@@ -127,49 +128,60 @@ class Trainer:
             OutOfTime: the time is over; what is under way goes on from its checkpoint.
         """
         self.deadline.check()
-        taught = {job.seed: job for job in jobs if job.is_taught}
-        try:
-            by_seed = {seed: self._teacher(job) for seed, job in taught.items()}
-        except TrainingError as error:
-            if len(jobs) > 1:  # who has that teacher fails alone
-                return [line for job in jobs for line in self.train([job])]
-            return [self._line(jobs[0], jobs[0].fresh(self.recipe), error)]
-        teachers = [by_seed[job.seed] if job.is_taught else None for job in jobs]
-        models = [job.fresh(self.recipe, teacher) for job, teacher in zip(jobs, teachers, strict=True)]
+        teachers: dict[int, nn.Module | TrainingError | None] = {}
+        for job in jobs:
+            if job.is_taught and job.seed not in teachers:
+                try:
+                    teachers[job.seed] = self.teach(job)
+                except TrainingError as error:  # who has that teacher fails, and nobody else
+                    teachers[job.seed] = error
+        lines, left, own = [], [], []
+        for job in jobs:
+            teacher = teachers[job.seed] if job.is_taught else None
+            if isinstance(teacher, TrainingError):
+                lines.append(self.failed(job, teacher))
+            else:
+                left.append(job)
+                own.append(teacher)
+        places = [self.book.unfinished_path(job.key) for job in left]
         every = self.deadline.checkpoint_seconds
+        models = [job.fresh(self.recipe, teacher) for job, teacher in zip(left, own, strict=True)]
         results = train_together(
             *(models, self.data, self.recipe),
-            seeds=[job.seed for job in jobs],
+            seeds=[job.seed for job in left],
             device=self.device,
-            on_epoch=[self.deadline.watch] * len(jobs),
-            checkpoints=[Checkpoint(self.book.unfinished_path(job.key), every, [job.key], self.tell) for job in jobs],
-            teachers=teachers,
+            on_epoch=[self.deadline.watch] * len(left),
+            checkpoints=[Checkpoint(place, every, [place.stem], self.tell) for place in places],
+            teachers=own,
         )
-        return [self._line(*trained) for trained in zip(jobs, models, results, strict=True)]
+        return [*lines, *(self._line(*trained) for trained in zip(left, models, results, strict=True))]
 
-    def teach(self, job: Job) -> None:
-        """Train the teacher of a job that is taught, so that it is there; one that fails will fail the job."""
+    def teach(self, job: Job) -> nn.Module | None:
+        """The teacher of a job that is taught, trained if it was not before.
+
+        Raises:
+            TrainingError: its loss is not a finite number.
+        """
         self.deadline.check()
-        with suppress(TrainingError):
-            self._teacher(job)
-
-    def _teacher(self, job: Job) -> nn.Module | None:
-        folder = self.book.unfinished_path("").parent
-        deadline = self.deadline
-        teachers = Teachers(
-            job.row.task.build, folder, self.about, deadline.checkpoint_seconds, deadline.watch, self.tell
-        )
+        folder, every = self.book.unfinished_path("").parent, self.deadline.checkpoint_seconds
+        teachers = Teachers(self.build, folder, self.about, every, self.deadline.watch, self.tell)
         return teachers.of(self.data, self.recipe, job.seed, self.device)
 
+    def failed(self, job: Job, error: TrainingError) -> Line:
+        """The line of a training that failed."""
+        return self._line_of(job, Score(math.nan, math.nan), FAILED, reason=" ".join(str(error).split()))
+
     def _line(self, job: Job, model: nn.Module, result: TrainResult | TrainingError) -> Line:
-        score, state, reason = Score(math.nan, math.nan), DONE, ""
         if isinstance(result, TrainingError):
-            state, reason, epochs, seconds = FAILED, " ".join(str(result).split()), 0, 0.0
-        else:
-            epochs, seconds = result.epochs, result.train_seconds
-            score = evaluate(as_shipped(model), self.data.validation, device=self.device)
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-            write_atomically(self.book.trained_path(job.key), save(tensors))
+            return self.failed(job, result)
+        score = evaluate(model, self.data.validation, device=self.device)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        write_atomically(self.book.trained_path(job.key), save(tensors))
+        return self._line_of(job, score, DONE, result.epochs, result.train_seconds)
+
+    def _line_of(
+        self, job: Job, score: Score, state: str, epochs: int = 0, seconds: float = 0.0, reason: str = ""
+    ) -> Line:
         allocation = job.allocation
         return Line(
             key=job.key,
@@ -187,10 +199,3 @@ class Trainer:
             device=self.device,
             reason=reason,
         )
-
-
-def as_shipped(model: nn.Module) -> nn.Module:
-    """The model with the weights that its stored bits decode to, whatever it was trained with."""
-    for weight in flexor_weights(model).values():
-        weight.surrogate = "flexor"
-    return model

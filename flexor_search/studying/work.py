@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from flexor_search.codes.sharing import n_processors
 from flexor_search.errors import RunError
 from flexor_search.files import write_json
 from flexor_search.fingerprint import data_digest
@@ -27,7 +28,7 @@ from flexor_search.studying.rows import Row, plan_rows
 from flexor_search.studying.searched import searched_allocations
 from flexor_search.studying.study_file import StudyFile, read_study
 from flexor_search.studying.tables import write_tables
-from flexor_search.studying.trainer import Deadline, Job, Trainer, as_shipped
+from flexor_search.studying.trainer import Deadline, Job, Trainer
 from flexor_search.training import check_fits, evaluate, in_halves, seeded
 from flexor_search.tuning import (
     MOST_TOGETHER,
@@ -84,6 +85,7 @@ class _Work:
         self.asked, self.study, self.book, self.device, self.tell = asked, study, book, device, tell
         self.planned: list[tuple[str, int, str]] = []
         self._deadline = Deadline.after(asked.seconds)
+        self._threads = torch.get_num_threads()
         self._data: dict[Any, tuple[Data, str]] = {}
 
     def data(self, row: Row) -> tuple[Data, str]:
@@ -131,12 +133,13 @@ class _Work:
                 waiting.setdefault(f"{job.row.task.name} {_digest(job.row.task.recipe)}", []).append(job)
         self.tell(f"{sum(map(len, waiting.values()))} of {len(jobs)} trainings are to be made, on {self.device}")
         for group in waiting.values():
-            data, _ = self.data(group[0].row)
+            data, digest = self.data(group[0].row)
             recipe = self._closed(group[0], data)
-            if recipe.threads and self.device == "cpu":
-                torch.set_num_threads(recipe.threads)
-            about = [group[0].row.task.name, self.data(group[0].row)[1]]
-            trainer = Trainer(self.book, about, data, recipe, self.device, self._deadline, self.tell)
+            if self.device == "cpu":
+                torch.set_num_threads(recipe.threads or self._threads)
+            task = group[0].row.task
+            common = self.book, [task.name, digest], data, recipe, self.device, self._deadline, self.tell
+            trainer = Trainer(task.build, *common)
             self._deadline.check()
             crew = self._crew(trainer, group)
             if crew is not None:
@@ -144,7 +147,7 @@ class _Work:
                     for line in crew.train(group):
                         self._write_down([line])
                 continue
-            width = self._width(trainer, group[0])
+            width = self._width(trainer, group)
             for start in range(0, len(group), width):
                 in_halves(lambda jobs, t=trainer: self._write_down(t.train(jobs)), group[start : start + width])
 
@@ -154,7 +157,7 @@ class _Work:
             line = self.book.lines[job.key]
             if line.state == FAILED or job.key in self.book.readings:
                 continue
-            model = as_shipped(job.fresh(job.row.task.recipe))
+            model = job.fresh(job.row.task.recipe)
             path = self.book.trained_path(job.key)
             try:
                 model.load_state_dict(load(path.read_bytes()))
@@ -182,20 +185,23 @@ class _Work:
 
     def _crew(self, trainer: Trainer, group: Sequence[Job]) -> Crew | None:
         """Processes, where they are asked for or faster; None: this process trains."""
-        if self.device != "cpu" or self.asked.jobs == 1 or len(group) == 1:
+        count = min(self.asked.jobs or n_processors(), len(group))
+        if self.device != "cpu" or count == 1:
             return None
-        data, recipe, build, allocation = trainer.data, trainer.recipe, group[0].row.task.build, group[0].allocation
-        each = 0.0 if self.asked.jobs else seconds_per_image(build, data, recipe, self.device, allocation)
+        data, recipe, allocation = trainer.data, trainer.recipe, group[0].allocation
+        each = seconds_per_image(trainer.build, data, recipe, self.device, allocation)
         whole = each * len(data.train) * recipe.epochs * len(group)
         return faster_processes(
-            lambda count: Crew(trainer, build, count), allocation, self.asked.jobs, each, whole, self.tell
+            *(lambda count: Crew(trainer, count), count, bool(self.asked.jobs)), *(allocation, each, whole, self.tell)
         )
 
-    def _width(self, trainer: Trainer, job: Job) -> int:
-        if not self.device.startswith("cuda"):
+    def _width(self, trainer: Trainer, group: Sequence[Job]) -> int:
+        """How many train at a time in this process."""
+        most = min(self.asked.jobs or MOST_TOGETHER, len(group))
+        if not self.device.startswith("cuda") or most == 1:
             return 1
-        most, build = self.asked.jobs or MOST_TOGETHER, job.row.task.build
-        return models_at_a_time(build, trainer.data, trainer.recipe, self.device, job.allocation, most)
+        data, recipe = trainer.data, trainer.recipe
+        return models_at_a_time(trainer.build, data, recipe, self.device, group[0].allocation, most)
 
     def _write_down(self, lines: list[Line]) -> list[Line]:
         for line in lines:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from flexor_search.codes.sharing import n_processors
-from flexor_search.errors import RunError
+from flexor_search.errors import RunError, TrainingError
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.processes import WorkerDied
 from flexor_search.tuning.flow import Streams, Team
@@ -28,7 +28,7 @@ _START_SECONDS = 8.0
 _MEMORY_SHARE = 0.8
 
 
-class Crew(Protocol):
+class Timed(Protocol):
     """Processes that can be timed."""
 
     def seconds_per_image(self, allocation: Allocation) -> float:
@@ -40,7 +40,7 @@ class Crew(Protocol):
         ...
 
 
-C = TypeVar("C", bound=Crew)
+T = TypeVar("T", bound=Timed)
 
 
 def trials_ahead(jobs: int, device: str) -> int:
@@ -90,30 +90,33 @@ def choose_team(
     if measurer.device != "cpu":
         return None
     return faster_processes(
-        lambda count: Workers(measurer, count), allocation, jobs, seconds_each, seconds, observer.message
+        *(lambda count: Workers(measurer, count), jobs or n_processors(), bool(jobs)),
+        *(allocation, seconds_each, seconds, observer.message),
     )
 
 
 def faster_processes(
-    start: Callable[[int], C],
+    start: Callable[[int], T],
+    count: int,
+    is_asked: bool,
     allocation: Allocation,
-    jobs: int,
     seconds_each: float,
     seconds: float,
     tell: Callable[[str], None],
-) -> C | None:
+) -> T | None:
     """Processes on a CPU, if they are asked for, or measured to be faster than this one.
 
     Args:
         start: starts so many.
-        allocation, jobs, seconds_each, seconds: as of `choose_team`.
+        count: how many.
+        is_asked: whether they are to be, faster or not.
+        allocation, seconds_each, seconds: as of `choose_team`.
         tell: is told what was chosen, and why.
 
     Returns:
         What was started, to be stopped by the caller; None: this process trains one at a time.
     """
-    count = jobs or n_processors()
-    if count < 2 or (not jobs and seconds * (1 - 1 / count) < 2 * _START_SECONDS):
+    if count < 2 or (not is_asked and seconds * (1 - 1 / count) < 2 * _START_SECONDS):
         return None
     try:
         crew = start(count)
@@ -124,11 +127,11 @@ def faster_processes(
         gain = seconds_each / crew.seconds_per_image(allocation)
     except BaseException as error:
         crew.stop()
-        if not isinstance(error, WorkerDied):
+        if not isinstance(error, WorkerDied | TrainingError):
             raise
         tell(f"one training at a time: {error}")
         return None
-    if not jobs and gain < _WORTH_WHILE:
+    if not is_asked and gain < _WORTH_WHILE:
         crew.stop()
         tell(f"one training at a time: {count} processes would be {gain:.2f} times as fast")
         return None

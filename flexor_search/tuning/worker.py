@@ -20,7 +20,7 @@ from flexor_search.workloads import NO_OWN, Data, FileSplit, Own, Split
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker needs once; a `processes.Setup`.
+    """What a worker needs once; a `ProcessSetup`.
 
     Attributes:
         folder: of the run.

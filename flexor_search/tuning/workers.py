@@ -10,8 +10,7 @@ from pathlib import Path
 from flexor_search.errors import RunError
 from flexor_search.interrupts import unbroken
 from flexor_search.planning import Allocation
-from flexor_search.processes import Processes, WorkerDied
-from flexor_search.processes import Setup as AnySetup
+from flexor_search.processes import Processes, ProcessSetup, WorkerDied
 from flexor_search.runs import Measurement
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.trial import Trial
@@ -33,7 +32,7 @@ class DataProcesses(Processes):
     """
 
     def __init__(
-        self, setup_of: Callable[[str], AnySetup], data: Data, count: int, tell: Callable[[str], None]
+        self, setup_of: Callable[[str], ProcessSetup], data: Data, count: int, tell: Callable[[str], None]
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="flexor-search-")
         try:
@@ -68,7 +67,7 @@ class Workers:
     """
 
     def __init__(self, measurer: Measurer, count: int, threads: int = 1) -> None:
-        self._measurer, self.count, self.width = measurer, count, count + 1  # one waits for whoever is free first
+        self._measurer, self.width = measurer, count + 1  # one waits for whoever is free first
 
         def setup_of(path: str) -> Setup:
             build, folder = pickle.dumps(measurer.build), str(measurer.run.folder.resolve())
@@ -91,8 +90,8 @@ class Workers:
 
     def seconds_per_image(self, allocation: Allocation) -> float:
         """Time that the team takes for an image when all of it is at work."""
-        futures = [self._processes.submit(self._processes.ask, Probe(allocation)) for _ in range(self.count)]
-        return max(future.result().found for future in futures) / self.count
+        futures = [self._processes.submit(self._processes.ask, Probe(allocation)) for _ in range(self._processes.count)]
+        return max(future.result().found for future in futures) / len(futures)
 
     def stop(self) -> None:
         """End all processes, whatever they are at, and take away what they left half done."""
