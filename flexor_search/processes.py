@@ -1,12 +1,15 @@
-"""Processes that do what this one asks of them: requests come on stdin, answers go to stdout, both pickled.
+"""Processes that do what this one asks of them: requests come on stdin, answers go to stdout, both pickled, each
+behind its length.
 
 Not multiprocessing: that runs the caller's main module again, which a notebook or a script without a guard does not
 bear, and its children outlive a parent that is killed. These end as soon as their stdin does.
 """
 
+import logging
 import os
 import pickle
 import queue
+import struct
 import subprocess
 import sys
 import tempfile
@@ -20,6 +23,7 @@ from typing import IO, Any, BinaryIO, ParamSpec, Protocol, TypeVar
 from flexor_search.interrupts import unbroken
 
 Tell = Callable[[str], None]
+_LENGTH = struct.Struct(">Q")  # before each request and answer
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -201,17 +205,16 @@ class _Process:
         assert self._process.stdin is not None
         content = pickle.dumps(request)
         try:
-            self._process.stdin.write(content)
-            self._process.stdin.flush()
+            _write_frame(self._process.stdin, content)
         except (OSError, ValueError):
             raise WorkerDied(self._end()) from None
 
     def _receive(self) -> Any:
         assert self._process.stdout is not None
-        try:
-            found = pickle.load(self._process.stdout)
-        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
-            raise WorkerDied(self._end()) from None
+        content = _read_frame(self._process.stdout)
+        if content is None:
+            raise WorkerDied(self._end())
+        found = pickle.loads(content)
         if isinstance(found, BaseException):
             raise found
         return found
@@ -226,22 +229,31 @@ class _Process:
 
 
 def serve() -> None:
-    """In a process: answer until stdin ends."""
+    """In a process: answer until stdin ends; what is logged there is told."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a model prints must not mix with the answers
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def tell(text: str) -> None:
-        _write(answers, Told(text))
+    turn = threading.Lock()  # what is logged may come from any thread
 
+    def say(found: Any) -> None:
+        with turn:
+            _write(answers, found)
+
+    def tell(text: str) -> None:
+        say(Told(text))
+
+    package = logging.getLogger("flexor_search")
+    package.addHandler(_ToldLines(tell))
+    package.setLevel(logging.INFO)
     try:
-        setup: ProcessSetup = pickle.load(sys.stdin.buffer)
+        setup: ProcessSetup = pickle.loads(_read_frame(sys.stdin.buffer) or b"")
         threading.Thread(target=_read, args=(sys.stdin.buffer, requests, setup), daemon=True).start()
         answer = setup.ready(tell)
     except BaseException as error:  # the user's own module runs here
-        _write(answers, error)
+        say(error)
         return
-    _write(answers, "ready")
+    say("ready")
     while True:
         request = requests.get()
         try:
@@ -250,21 +262,30 @@ def serve() -> None:
             found: Any = answer(request)
         except BaseException as error:
             found = error
-        _write(answers, found)
+        say(found)
+
+
+class _ToldLines(logging.Handler):
+    """What is logged in a process is told by the one that asks."""
+
+    def __init__(self, tell: Tell) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(record.getMessage())
 
 
 def _read(stream: BinaryIO, requests: "queue.SimpleQueue[Any]", setup: ProcessSetup) -> None:
-    while True:
+    while (content := _read_frame(stream)) is not None:
         try:
-            request = pickle.load(stream)
-        except (EOFError, OSError, ValueError):  # the end: nobody is there to answer to
-            try:
-                setup.forsaken()
-            finally:
-                os._exit(0)
+            requests.put(pickle.loads(content))
         except BaseException as error:  # something in it cannot be imported here
-            request = error
-        requests.put(request)
+            requests.put(error)
+    try:  # nobody is there to answer to
+        setup.forsaken()
+    finally:
+        os._exit(0)
 
 
 def _write(stream: BinaryIO, found: Any) -> None:
@@ -274,5 +295,19 @@ def _write(stream: BinaryIO, found: Any) -> None:
             pickle.loads(content)  # some can be packed and not unpacked
     except Exception:
         content = pickle.dumps(RuntimeError(f"{type(found).__name__}: {found}"))
-    stream.write(content)
+    _write_frame(stream, content)
+
+
+def _write_frame(stream: IO[bytes], content: bytes) -> None:
+    stream.write(_LENGTH.pack(len(content)) + content)
     stream.flush()
+
+
+def _read_frame(stream: IO[bytes]) -> bytes | None:
+    """The next one; None at the end, also in the middle of one."""
+    try:
+        head = stream.read(_LENGTH.size)
+        content = stream.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
+    except (OSError, ValueError):  # it was closed
+        return None
+    return content if len(head) == _LENGTH.size and len(content) == _LENGTH.unpack(head)[0] else None

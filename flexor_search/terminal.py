@@ -83,16 +83,16 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def logs_told(console: Console | None = None) -> Iterator[None]:
-    """While the block runs, a line on stderr for what is logged: damaged files, how far a long listing of files is."""
-    package, data = logging.getLogger("flexor_search"), logging.getLogger("flexor_search.workloads")
-    lines, level = _Lines(console or Console(stderr=True)), data.level
+    """While the block runs, a line on stderr for what is logged: damaged files, how far a long training is."""
+    package = logging.getLogger("flexor_search")
+    lines, level = _Lines(console or Console(stderr=True)), package.level
     package.addHandler(lines)
-    data.setLevel(logging.INFO)
+    package.setLevel(logging.INFO)
     try:
         yield
     finally:
         package.removeHandler(lines)
-        data.setLevel(level)
+        package.setLevel(level)
 
 
 class _Rest(TextColumn):

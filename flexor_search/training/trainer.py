@@ -5,6 +5,7 @@ own, a trial can be stopped at an epoch) would have to be argued into a framewor
 """
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ from flexor_search.training.step import Losses, Step, default_route
 from flexor_search.workloads import NO_OWN, Data, Own
 
 CHECK_EVERY = 50  # steps between looks at the loss: each look makes a GPU wait
+TELL_SECONDS = 300.0
+"""A training tells how far it is about so often: one of ImageNet takes days."""
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -110,6 +115,7 @@ class Training:
         self.shuffler = Shuffler(seed)
         self.epoch, self.step, self.scores = 0, 0, list[tuple[int, Score]]()
         self._started, self._before, self._share = time.perf_counter(), 0.0, 1.0
+        self._seed, self._told = seed, time.monotonic()
         identity = [recipe.to_json(), seed, len(self.train), torch.device(device).type]
         self.s_tanh = shared_s_tanh(model)  # before the saver looks for the tensors of the model
         self.saver = Saver(checkpoint, identity, {"model": model})
@@ -162,11 +168,22 @@ class Training:
                 self.s_tanh.fill_(recipe.s_tanh_at(progress))
             loss = self.take_step(*batch)
             if step % CHECK_EVERY == 0 or step == steps - 1:
-                _check_finite(loss, self.epoch, step)
+                self._look_at(loss, step)
             self.step = step + 1
             if self.saver.is_due():
                 self.saver.save(self.optimizer, self._progress())
             yield
+
+    def _look_at(self, loss: Tensor, step: int) -> None:
+        if not math.isfinite(value := loss.item()):
+            raise TrainingError(f"the loss is {value} in epoch {self.epoch + 1}, step {step + 1}")
+        if time.monotonic() - self._told > TELL_SECONDS:
+            self._told = time.monotonic()
+            _log.info(
+                "seed %d: epoch %d of %d, image %s of %s, loss %.3g, %.0f min so far",
+                *(self._seed, self.epoch + 1, self.recipe.epochs, f"{(step + 1) * self.batch_size:,}"),
+                *(f"{len(self.train):,}", value, self._seconds() / 60),
+            )
 
     def _progress(self) -> dict[str, Any]:
         scores = [(epoch, score.accuracy, score.loss) for epoch, score in self.scores]
@@ -184,8 +201,3 @@ class Training:
 
     def _seconds(self) -> float:
         return self._before + self._share * (time.perf_counter() - self._started)
-
-
-def _check_finite(loss: Tensor, epoch: int, step: int) -> None:
-    if not math.isfinite(value := loss.item()):
-        raise TrainingError(f"the loss is {value} in epoch {epoch + 1}, step {step + 1}")
