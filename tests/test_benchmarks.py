@@ -61,3 +61,12 @@ def test_the_search_efficiency_benchmark_prints_the_promised_keys_and_goes_on_wh
     assert set(result["gain_at"]["additive"]) == {"5", "10"}
     assert result["gain_at"]["random"]["5"] == result["gain_at"]["additive"]["5"]  # uniform ones come first
     assert (tmp_path / "search_efficiency.html").stat().st_size > 10**6
+
+
+def test_the_image_folder_benchmark_prints_the_promised_keys():
+    command = [sys.executable, "-m", "benchmarks.image_folder", "--images", "40", "--classes", "2", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    small, large = json.loads(done.stdout)
+    assert (small["images"], large["images"]) == (4, 40)
+    for name in ("list_seconds", "images_per_second", "peak_mib", "readers_mib"):
+        assert large[name] >= 0

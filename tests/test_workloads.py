@@ -9,7 +9,9 @@ import pytest
 
 from flexor_search import api
 from flexor_search.asking import Question
+from flexor_search.errors import DataError
 from flexor_search.question import plan_tables
+from flexor_search.runs import Run
 from flexor_search.workloads import DEFAULT_WORKLOAD, WORKLOADS, fashion_mnist, image_folder
 from tests.workloads.made_data import write_cifar10, write_idx_files, write_imagenet
 
@@ -32,22 +34,26 @@ DATA = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(set(WORKLOADS) - {DEFAULT_WORKLOAD}))
-def test_it_plans_searches_packs_and_verifies(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "N_VALIDATION", 10)
-    monkeypatch.setattr(image_folder, "SIDE", 32)
-    (tmp_path / "recipe.toml").write_text(RECIPE)
-    question = Question(
+def asked(name, folder, data):
+    (folder / "recipe.toml").write_text(RECIPE)
+    return Question(
         budget="0.5bpw",
         workload=name,
-        data_dir=str(DATA[name](tmp_path / "data")),
-        recipe=str(tmp_path / "recipe.toml"),
+        data_dir=str(data),
+        recipe=str(folder / "recipe.toml"),
         trials=2,
         epochs=1,
         seeds=1,
         jobs=1,
         device="cpu",
     )
+
+
+@pytest.mark.parametrize("name", sorted(set(WORKLOADS) - {DEFAULT_WORKLOAD}))
+def test_it_plans_searches_packs_and_verifies(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "N_VALIDATION", 10)
+    monkeypatch.setattr(image_folder, "SIDE", 32)
+    question = asked(name, tmp_path, DATA[name](tmp_path / "data"))
     tables = plan_tables(question)
     assert tables["layers"]
     assert "budget 0.5bpw: reachable" in tables["notes"]
@@ -59,3 +65,25 @@ def test_it_plans_searches_packs_and_verifies(name, tmp_path, monkeypatch):
     shipped = Path(run.folder) / "model-0.5bpw.safetensors"
     assert shipped.stat().st_size == entry["file_bytes"]
     assert api.verify(shipped).passed
+
+
+def test_a_damaged_image_is_passed_over_in_training_and_ends_a_run_in_scoring(tmp_path, monkeypatch, caplog):
+    """As docs/data-sets.md says; with the file mended, the run goes on to its end."""
+    monkeypatch.setattr(image_folder, "SIDE", 32)
+    data = write_imagenet(tmp_path / "data", train=5, val=2)
+    splits = image_folder.load(data)
+    trained, scored = splits.train.path(1), splits.test.path(0)
+    whole = {path: path.read_bytes() for path in (trained, scored)}
+    for path, content in whole.items():
+        path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    question = asked("resnet18-imagenet", tmp_path, data)
+    with pytest.raises(DataError, match=f"^data: {scored} cannot be read as an image") as told:
+        api.search(question, tmp_path / "run")
+    assert "\n" not in str(told.value)
+    assert f"{trained} cannot be read as an image" in caplog.text
+    before = Run.open(tmp_path / "run").measurements
+    assert len(before) >= 2
+    scored.write_bytes(whole[scored])
+    run = api.search(question, tmp_path / "run")
+    assert run.measurements[: len(before)] == before
+    assert run.summary()["state"] == "complete"

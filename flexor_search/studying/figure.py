@@ -22,11 +22,11 @@ def dots_svg(title: str, points: Sequence[Point]) -> str:
 
     Args:
         title: above the figure.
-        points: at least one.
+        points: at least one; in percent, so that the axis ends at 0 and 100.
     """
     ends = [p.mean + side * (0.0 if math.isnan(p.error) else p.error) for p in points for side in (-1, 1)]
     margin = max(0.1, 0.08 * (max(ends) - min(ends)))
-    low, high = min(ends) - margin, max(ends) + margin
+    low, high = max(0.0, min(ends) - margin), min(100.0, max(ends) + margin)
     height = _TOP + _ROW * len(points) + 40
 
     def x(value: float) -> float:

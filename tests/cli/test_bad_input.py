@@ -5,10 +5,13 @@ import gzip
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from flexor_search import api
+from flexor_search.workloads.cifar10 import FOLDER
 from flexor_search.workloads.fashion_mnist import FILES
+from tests.workloads.made_data import cifar_batch, idx, write_cifar10, write_idx_files, write_imagenet, write_pickle
 
 from .doors import by_file, by_python
 from .helpers import QUESTION, run_apart
@@ -21,6 +24,8 @@ CONV = ("--budget", "0.7bpw", "--out", "out")
 def with_own(model="mine:build", data="mine:loaders", budget="1bpw"):
     return ("--budget", budget, "--model", model, "--data", data, "--out", "out")
 
+
+TRAIN_LABELS, TEST_LABELS = (name for name in FILES if "labels" in name)
 
 USAGE = {
     "no budget at all": ((), "budget: --budget is needed, such as --budget 0.7bpw"),
@@ -116,6 +121,22 @@ FAILED = {
         (*CONV, "--workload", "lenet5-fashion-mnist", "--data-dir", "cut"),
         "train-images-idx3-ubyte.gz is damaged or cut short",
     ),
+    "a CIFAR batch of the wrong length": (
+        (*CONV, "--workload", "resnet20-cifar10", "--data-dir", "cifar"),
+        "data_batch_2 holds images of shape [1, 3072] and 1 labels where batches.meta says 2",
+    ),
+    "a folder of another data set": (
+        (*CONV, "--workload", "lenet5-mnist", "--data-dir", "cifar"),
+        "it seems to hold CIFAR-10; --data-dir must name a folder of MNIST",
+    ),
+    "a class folder without images": (
+        (*CONV, "--workload", "resnet18-imagenet", "--data-dir", "imagenet"),
+        "the class folder imagenet/train/n00000002 holds no images",
+    ),
+    "labels past the classes in a file": (
+        (*CONV, "--workload", "lenet5-mnist", "--data-dir", "mnist"),
+        "the label 10 is out of range: the model has 10 outputs",
+    ),
     "an out that is a file": ((*CONV[:-1], "key.toml"), "cannot write key.toml"),
     "an out that cannot be made": ((*CONV[:-1], "/proc/none/of/this"), "cannot write /proc/none/of/this"),
     "not a run": (("resume", "nothing"), "nothing is not a run folder: it holds no run.toml"),
@@ -152,6 +173,13 @@ def folder(tmp_path):
     (tmp_path / "cut").mkdir()
     for name in FILES:
         (tmp_path / "cut" / f"{name}.gz").write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x10" + bytes(16))[:-12])
+    write_pickle(write_cifar10(tmp_path / "cifar", per_batch=2) / FOLDER / "data_batch_2", cifar_batch(1))
+    for part in ("train", "val"):
+        (write_imagenet(tmp_path / "imagenet", train=1, val=1) / part / "n00000002").mkdir()
+    labels = np.arange(20, dtype=np.uint8) % 11
+    write_idx_files(tmp_path / "mnist", train=20, test=20, side=28)
+    for name in (TRAIN_LABELS, TEST_LABELS):
+        (tmp_path / "mnist" / f"{name}.gz").write_bytes(gzip.compress(idx(labels)))
     return tmp_path
 
 

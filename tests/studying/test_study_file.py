@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from flexor_search.errors import UsageError
-from flexor_search.planning import Budget
+from flexor_search.planning import Budget, make_space, read_space_file
+from flexor_search.quantization import describe
 from flexor_search.studying import plan_rows, read_study
+from flexor_search.workloads import workload
 
 STUDIES = Path(__file__).parents[2] / "studies"
 NOMINAL = {
@@ -15,6 +17,24 @@ NOMINAL = {
     "paper-table-3": {"taps 0.8": 0.8, "taps 18/16/14/12": 0.63, "taps 0.6": 0.6},
 }
 """Bits per weight as the paper prints them."""
+UNIFORM = (1.0, 0.8, 0.6, 0.4)
+ROWS = {
+    "paper-table-1": {
+        f"ResNet-{depth} {what}"
+        for depth in (20, 32)
+        for what in ("full precision", *(f"{family} {bits}" for family in ("taps", "systematic") for bits in UNIFORM))
+    }
+    | {"ResNet-32 taps two planes 2.0"},
+    "paper-table-2": {"full precision"}
+    | {
+        f"{family} {rates}"
+        for family in ("taps", "systematic")
+        for rates in ("19/19/8", "16/16/8", "19/16/7", "uniform 0.6", "uniform 0.5", "uniform 0.4")
+    },
+    "paper-table-3": {"full precision"}
+    | {f"{family} {rates}" for family in ("taps", "systematic") for rates in ("0.8", "18/16/14/12", "0.6")},
+}
+"""Every row that the tables are to have, and ours beside the paper's."""
 ROW = 'name = "one"\nworkload = "digits-convnet"\n'
 
 
@@ -32,12 +52,50 @@ def test_the_papers_rows_have_the_papers_bits(name):
     rows = {row.name: row for row in plan_rows(read_study(STUDIES / name))}
     for row, bits in NOMINAL[name].items():
         assert round(rows[row].allocation(0).nominal_bits_per_weight, 2) == bits
+    assert ROWS[name] <= rows.keys()
     papers = [row for row in rows.values() if row.table.family == "taps"]
     assert all(row.table.n_tap == 2 for row in papers)
     assert all(row.table.published is None or row.table.certainty for row in rows.values())
 
 
-@pytest.mark.parametrize("name", ["ablations", "half-the-bits"])
+@pytest.mark.parametrize("name", ["paper-table-1", "paper-table-2"])
+def test_the_tables_are_trained_by_the_papers_long_recipe(name):
+    """500 epochs: learning rate and s_tanh rise for 100, the rate is halved at 350, 400 and 450."""
+    for recipe in (row.task.recipe for row in plan_rows(read_study(STUDIES / name))):
+        assert (recipe.epochs, recipe.optimizer, recipe.batch_size, recipe.weight_decay) == (500, "sgd", 128, 1e-5)
+        at = [0, 50, 100, 349, 350, 399, 400, 449, 450, 499]
+        rates = [0.0, 0.05, 0.1, 0.1, 0.05, 0.05, 0.025, 0.025, 0.0125, 0.0125]
+        assert [recipe.learning_rate_at(epoch / 500) for epoch in at] == pytest.approx(rates, rel=1e-6, abs=1e-3)
+        assert [recipe.s_tanh_at(epoch / 500) for epoch in (0, 50, 100, 499)] == pytest.approx([5, 7.5, 10, 10])
+
+
+@pytest.mark.parametrize("name", ["resnet20-cifar10", "resnet32-cifar10"])
+def test_the_workloads_have_the_papers_short_recipe(name):
+    """200 epochs: at 150 and 175 the rate is halved and s_tanh doubled."""
+    recipe, at = workload(name).recipe, (0, 149, 150, 174, 175, 199)
+    assert recipe.epochs == 200
+    assert [recipe.learning_rate_at(epoch / 200) for epoch in at] == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+    assert [recipe.s_tanh_at(epoch / 200) for epoch in at] == pytest.approx([10, 10, 20, 20, 40, 40])
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("resnet20-cifar10", [6, 6, 6]),
+        ("resnet32-cifar10", [10, 10, 10]),
+        ("resnet18-imagenet", [4, 5, 5, 5]),  # with the shortcuts of the last three
+    ],
+)
+def test_the_spaces_have_the_papers_stages_and_keep_the_first_and_the_last_layer(name, stages):
+    task = workload(name)
+    space = make_space(describe(task.build()), read_space_file(task.space), task.name)
+    assert [len(variable.layers) for variable in space.variables] == stages
+    searched = {layer for variable in space.variables for layer in variable.layers}
+    layers = [layer.name for layer in space.model.layers]
+    assert [layer for layer in layers if layer not in searched] == [layers[0], layers[-1]]
+
+
+@pytest.mark.parametrize("name", ["ablations", "half-the-bits", "half-the-bits-by-layer", "half-the-bits-taught"])
 def test_the_other_studies_can_be_planned(name):
     rows = plan_rows(read_study(STUDIES / name))
     assert any(row.table.full_precision for row in rows)

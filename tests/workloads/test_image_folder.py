@@ -103,10 +103,29 @@ def test_batches_are_the_same_whoever_decodes_them(imagenet, monkeypatch):
     assert labels.shape == (2, 3)
 
 
-def damage(split, index):
+def damage(split, index, share=0.5):
+    """Cut a file short, in its pixels or in its header."""
     path = split.path(index)
-    path.write_bytes(path.read_bytes()[:200])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
     return path
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.95], ids="{:.0%} left".format)
+def test_a_file_cut_anywhere_is_corrupt(imagenet, share):
+    split = image_folder.load(imagenet).test
+    path = damage(split, 1, share)
+    with pytest.raises(DataError, match=f"^data: {path} cannot be read as an image"):
+        split.batch(torch.tensor([1]))
+
+
+def test_images_are_decoded_when_their_batch_is_asked_for(imagenet, monkeypatch):
+    split, read = image_folder.load(imagenet).train, []
+    monkeypatch.setattr(image_files, "read_image", lambda path, *more: read.append(path) or read_image(path, *more))
+    stream = split.stream(torch.arange(25), torch.arange(25)[:, None], 4)
+    for count in (4, 8):
+        next(stream)
+        assert len(read) == count
 
 
 @pytest.mark.parametrize("few", [0, 64], ids=["other processes", "here"])
