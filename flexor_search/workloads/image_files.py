@@ -42,8 +42,8 @@ _log = logging.getLogger(__name__)
 class FileSplit(Split):
     """A split whose images are files; make it by `of`.
 
-    Its `images` are on the meta device: they have a shape and no values. A damaged file is named: in a batch to train
-    on, the next image that can be read takes its place; where images are scored, it is an error.
+    Its `images` are on the meta device: they have a shape and no values. A damaged file is named: of the split
+    named "train", the next image that can be read takes its place; in one that is scored, it is an error.
 
     Attributes:
         root: folder of the files.
@@ -140,14 +140,15 @@ class _Files(Dataset):
         split, first = self.split, int(self.order[position])
         seed = int(self.seeds[position, 0]) if self.seeds.shape[-1] else None
         told = ""
-        for index in (i % len(split) for i in range(first, first + _SUBSTITUTES)):
+        may_replace = split.name == "train"  # of what is scored, another image would be another score
+        for index in (i % len(split) for i in range(first, first + (_SUBSTITUTES if may_replace else 1))):
             path = split.path(index)
             try:
                 return read_image(path, self.side, seed), int(split.labels[index]), told
             except Exception as error:  # PIL raises what a damaged file leads it to
                 told = told or f"{path} cannot be read as an image ({error})"
-                if seed is None:
-                    return None, 0, f"{told}; fetch it again, or delete it and begin anew"
+        if not may_replace:
+            return None, 0, f"{told}; fetch it again, or delete it and begin anew"
         return None, 0, f"{told}, nor can the {_SUBSTITUTES - 1} behind it; fetch the data again"
 
 
