@@ -157,6 +157,8 @@ def markdown(study: StudyFile, table: Sequence[TableRow], differences: Sequence[
         state = "The rows asked for are trained; the test set is read when the whole study is."
     else:
         state = "Finished; the test set was read once with each trained model."
+        if any(row.search for row in study.row):
+            state += " (The runs in searches/ had read it for their own reports.)"
     parts = [
         f"# {study.question}",
         "",

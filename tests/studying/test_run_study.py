@@ -426,6 +426,7 @@ def test_rows_that_are_searched_share_one_run_of_all_their_budgets(tmp_path):
     told.clear()
     assert run_study(asked, told.append)
     assert not any("searching" in text for text in told)
+    assert "(The runs in searches/ had read it for their own reports.)" in (tmp_path / "table.md").read_text()
     for found, most in zip(rows_of(tmp_path / "table.csv"), (0.4, 0.6), strict=True):
         assert most - 0.2 < float(found["bits_per_weight"]) <= most
         assert float(found["test"]) > 0

@@ -95,7 +95,9 @@ def test_the_spaces_have_the_papers_stages_and_keep_the_first_and_the_last_layer
     assert [layer for layer in layers if layer not in searched] == [layers[0], layers[-1]]
 
 
-@pytest.mark.parametrize("name", ["ablations", "half-the-bits", "half-the-bits-by-layer", "half-the-bits-taught"])
+@pytest.mark.parametrize(
+    "name", ["ablations", "half-the-bits", "half-the-bits-by-layer", "half-the-bits-taught", "half-the-bits-full-size"]
+)
 def test_the_other_studies_can_be_planned(name):
     rows = plan_rows(read_study(STUDIES / name))
     assert any(row.table.full_precision for row in rows)
