@@ -196,7 +196,7 @@ def _searched(
         # Interrupted or not, what was found is packed and reported; a failure here must not hide the first one.
         try:
             try:
-                summarize(space, budgets, measurer, seeds, observer, complete=complete)
+                summarize(space, budgets, measurer, seeds, observer, complete=complete, strategy=course.name)
             finally:
                 write_report(run)
         except FlexorError as error:

@@ -61,7 +61,7 @@ def searches(runs: list[Run]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "run": name,
-                "strategy": str(run.question.get("strategy", "")),
+                "strategy": str((run.summary() or {}).get("strategy") or run.question.get("strategy", "")),
                 "codes": _families(run),
                 "seed": str(run.question.get("seed", "")),
                 "measurements": len(run.measurements),

@@ -66,6 +66,8 @@ def made(run: Run) -> str:
     for name in ("epochs", "trials"):
         if question.get(name) == 0:
             question.pop(name)  # the recipe's, the strategy's
+    if (followed := (run.summary() or {}).get("strategy", "")) not in ("", question.get("strategy")):
+        question["strategy"] = f"{question.get('strategy', '')}: {followed}"
     groups = {"question": question}
     groups |= {name: value for name, value in run.question.items() if isinstance(value, dict)}
     groups["fingerprint"] = run.fingerprint

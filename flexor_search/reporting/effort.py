@@ -1,12 +1,12 @@
 """What a run's trainings cost and what they bought: training-equivalents, time, hypervolume, who trained what."""
 
-import json
 import math
 
 import pandas as pd
 
 from flexor_search.planning import hypervolume
 from flexor_search.runs import CONFIRM, DONE, FAILED, FULL_PRECISION, SEARCH, STOPPED, Run
+from flexor_search.runs.sensitivity import own_sensitivity
 
 
 def full_training_images(run: Run) -> float:
@@ -51,10 +51,10 @@ def effort(run: Run) -> pd.DataFrame:
 def shared_network(run: Run) -> tuple[float, float]:
     """What a run's shared network took, in trainings in full and in seconds; zeros where there was none."""
     try:
-        network = json.loads((run.folder / "sensitivity.json").read_text(encoding="utf-8"))["network"]
+        network = (own_sensitivity(run.folder, run.fingerprint) or {})["network"]
         seconds = float(network["train_seconds"]) + float(network.get("score_seconds", 0.0))
         return float(network.get("training_equivalents") or 0.0), seconds
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return 0.0, 0.0
 
 

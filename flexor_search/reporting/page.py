@@ -10,7 +10,7 @@ from flexor_search.reporting.document import document, drawing, section, tabs
 from flexor_search.reporting.effort import by_worker
 from flexor_search.reporting.published import published_for
 from flexor_search.reporting.results import layer_rates, result_rows
-from flexor_search.reporting.sensitivity import FIT, sensitivity
+from flexor_search.reporting.sensitivity import FIT, doubts, is_in_accuracy, sensitivity
 from flexor_search.reporting.shipped import economies, file_parts, layer_sizes
 from flexor_search.reporting.trials import trials
 from flexor_search.reporting.words import escaped, in_words_of, measure, unit
@@ -121,10 +121,20 @@ def _sensitivity(run: Run) -> str:
         "standard error. Layers whose rate never varied are left out; layers that only moved together share their "
         "effect.</p>"
         if source == FIT
-        else f"<p>{unit('Points of v') or 'V'}alidation {escaped(measure())} that each rate is predicted to cost a "
-        "layer, beside its best rate, from the run's sensitivity table.</p>"
+        else f"<p>{_lost(run)} that each rate is predicted to cost a layer, beside its best rate, from the run's "
+        "sensitivity table.</p>"
     )
-    return section("How much each layer minds", text + sensitivity_bars.sensitivity(source, table))
+    unsure = "".join(f"<li>{escaped(one)}</li>" for one in doubts(run)) if source != FIT else ""
+    unsure = (
+        f'<p class="note">What the model of accuracy is unsure of:</p><ul class="note">{unsure}</ul>' if unsure else ""
+    )
+    return section("How much each layer minds", text + sensitivity_bars.sensitivity(source, table) + unsure)
+
+
+def _lost(run: Run) -> str:
+    if not is_in_accuracy(run):
+        return "Hundredths of the shared network's loss (mean cross-entropy)"
+    return f"{unit('Points of v') or 'V'}alidation {escaped(measure())}"
 
 
 def _progress(run: Run) -> str:

@@ -10,18 +10,12 @@ import pandas as pd
 from flexor_search.planning import LayerSpec
 from flexor_search.reporting.words import duration
 from flexor_search.runs import DONE, FULL_PRECISION, SEARCH, Run
+from flexor_search.runs.sensitivity import own_sensitivity
 
 COLUMNS = ["layer", "rate", "loss", "error"]
 FIT, TABLE = "fit", "table"
 _LEAST_TRAININGS = 8
 _KEPT_BITS = 16.0
-_NAMES = {
-    "layer": ("layer", "name", "variable", "axis"),
-    "rate": ("rate", "label", "spec", "n_in"),
-    "loss": ("predicted_loss", "loss", "accuracy_loss", "loss_points"),
-    "error": ("uncertainty", "error", "std", "standard_error"),
-}
-"""Column of the table -> what it may be called in sensitivity.json, best first."""
 
 
 def sensitivity(run: Run) -> tuple[str, pd.DataFrame]:
@@ -40,13 +34,24 @@ def sensitivity(run: Run) -> tuple[str, pd.DataFrame]:
     return (TABLE, table) if len(table) else (FIT, fitted(run))
 
 
+def doubts(run: Run) -> list[str]:
+    """What the run's model of accuracy is unsure of, the gravest first; none where there is no such model."""
+    found = _model(run).get("doubts")
+    return [str(one) for one in found] if isinstance(found, list) else []
+
+
+def is_in_accuracy(run: Run) -> bool:
+    """Whether the run's own table is of accuracy; without usable trainings it is of the loss."""
+    return "loss" not in str(_model(run).get("reference", ""))
+
+
 def shared_cost(run: Run) -> str:
     """What the shared network of a run took, in words that follow its trainings; "" where there was none."""
     try:
-        body = json.loads((run.folder / "sensitivity.json").read_text(encoding="utf-8"))
+        body = own_sensitivity(run.folder, run.fingerprint) or {}
         network, scores = body["network"], len(body["scores"])
         seconds = float(network["train_seconds"]) + float(network.get("score_seconds", 0.0))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return ""
     cost = network.get("training_equivalents")
     told = f", as long as {cost:g} full trainings" if isinstance(cost, int | float) else ""
@@ -105,27 +110,19 @@ def _log_rates(allocation: str) -> dict[str, float]:
 
 
 def _told(run: Run) -> pd.DataFrame:
-    """The table in sensitivity.json; empty where there is none that can be read."""
-    try:
-        body = json.loads((run.folder / "sensitivity.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return pd.DataFrame(columns=COLUMNS)
-    rows = [row for row in map(_row, _list_of_rows(body)) if row is not None]
+    """The table in sensitivity.json; empty where there is none of this run that can be read."""
+    table = (own_sensitivity(run.folder, run.fingerprint) or {}).get("table")
+    rows = [row for row in map(_row, table if isinstance(table, list) else []) if row is not None]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _list_of_rows(body: Any) -> list[Any]:
-    """The first list of rows that are of layers and losses."""
-    lists = [body, *body.values()] if isinstance(body, dict) else [body]
-    return next((rows for rows in lists if isinstance(rows, list) and any(map(_row, rows))), [])
+def _model(run: Run) -> dict[str, Any]:
+    found = (own_sensitivity(run.folder, run.fingerprint) or {}).get("model")
+    return found if isinstance(found, dict) else {}
 
 
 def _row(body: Any) -> tuple[str, str, float, float] | None:
-    if not isinstance(body, dict):
-        return None
-    found = {column: next((body[name] for name in names if name in body), None) for column, names in _NAMES.items()}
     try:
-        error = math.nan if found["error"] is None else float(found["error"])
-        return str(found["layer"] or ""), str(found["rate"]), float(found["loss"]), error  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        return str(body["layer"]), str(body["label"]), float(body["loss"]), float(body["uncertainty"])
+    except (KeyError, TypeError, ValueError):
         return None

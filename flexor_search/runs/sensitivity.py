@@ -104,6 +104,20 @@ def identity(fingerprint: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in fingerprint.items() if name not in _APART}
 
 
+def own_sensitivity(folder: Path, fingerprint: dict[str, str]) -> dict[str, Any] | None:
+    """The file as it is, for who shows it and knows no search space; None if there is none that is this run's.
+
+    Args:
+        folder: of the run.
+        fingerprint: the run's; a file of another model, data, space, recipe, seed or code is none of this run's.
+    """
+    try:
+        body = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return body if body["fingerprint"] == identity(fingerprint) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def read_sensitivity(folder: Path, space: SearchSpace, fingerprint: dict[str, str]) -> Sensitivity | None:
     """Read the file of a run folder; None if there is none.
 

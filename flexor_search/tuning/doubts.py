@@ -38,9 +38,10 @@ def doubts(model: "AccuracyModel") -> list[str]:
         worst = max(own, key=lambda row: row.loss)
         if len(own) > 1 and worst.uncertainty > _LARGE_SHARE * max(worst.loss, 1e-12):
             unsure.append((worst.uncertainty, layer, worst))
+    unit = "hundredths of the loss" if "loss" in model.reference else "points"
     for _, layer, worst in sorted(unsure, key=lambda entry: -entry[0])[:5]:
         found.append(
-            f"{layer} at {worst.label} loses {100 * worst.loss:.2f} +- {100 * worst.uncertainty:.2f} points: "
+            f"{layer} at {worst.label} loses {100 * worst.loss:.2f} +- {100 * worst.uncertainty:.2f} {unit}: "
             "its rate may matter more or less than that"
         )
     if model.has_interactions:

@@ -99,9 +99,11 @@ def shared_scores(plan: SharedPlan, measurer: Measurer, observer: Observer) -> S
         return known
     try:
         model, found = _in_memory(lambda: _trained(plan, measurer, observer, known))
-        found = _scored(plan, measurer, observer, model, found)
+        found = _in_memory(lambda: _scored(plan, measurer, observer, model, found))
     except SharedNetworkError as error:
-        Sensitivity(identity(run.fingerprint), failed=str(error)).write(run.folder)
+        # A larger machine has more memory; a network that has not learned has not learned anywhere.
+        if error.__cause__ is None or not is_out_of_memory(error.__cause__):
+            Sensitivity(identity(run.fingerprint), failed=str(error)).write(run.folder)
         raise
     for path in unfinished_files(measurer.run):
         path.unlink(missing_ok=True)
@@ -115,7 +117,7 @@ def _in_memory(work: Callable[[], T]) -> T:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise SharedNetworkError("the memory does not last for training the shared network") from error
+        raise SharedNetworkError("the memory does not last for training and scoring the shared network") from error
 
 
 def observations(space: SearchSpace, found: Sensitivity) -> list[Observation]:

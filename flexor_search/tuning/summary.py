@@ -47,6 +47,7 @@ def summarize(
     observer: Observer,
     *,
     complete: bool,
+    strategy: str = "",
 ) -> dict[str, Any]:
     """Choose, ship and describe a model for each budget.
 
@@ -60,6 +61,7 @@ def summarize(
         seeds: of the confirmation.
         observer: is told what is shipped.
         complete: whether the run came to its end; the test set is read only then.
+        strategy: that was followed; "": not told.
 
     Returns:
         The summary, as in summary.json.
@@ -94,6 +96,8 @@ def summarize(
             observer.message(f"{budget.text}: {line}")
     is_whole = not missing and (complete or len(confirmed_before) == len(budgets))
     summary = {"state": "complete" if is_whole else "interrupted", "budgets": entries}
+    if strategy:
+        summary["strategy"] = strategy
     if entries:
         run.write_summary(summary)
     if missing:

@@ -20,6 +20,11 @@ def made_run(folder: Path, measurements: list[Measurement], **question: Any) -> 
     return run
 
 
+def write_sensitivity(run: Run, **content: Any) -> None:
+    """A sensitivity.json of this run."""
+    (run.folder / "sensitivity.json").write_text(json.dumps({"fingerprint": run.fingerprint} | content))
+
+
 def measured(number: int, accuracy: float, bits: float, **changes: Any) -> Measurement:
     """One finished search training; anything can be changed."""
     fields = {

@@ -1,13 +1,12 @@
 """What a search cost and bought, worked out by hand or by another route."""
 
 import itertools
-import json
 
 import pytest
 
 from flexor_search.reporting.effort import by_worker, effort, full_training_images, hypervolumes, reference
 
-from .made_run import FULL, confirmed, example, failed, made_run, measured, stopped
+from .made_run import FULL, confirmed, example, failed, made_run, measured, stopped, write_sensitivity
 
 
 def area(points, corner):
@@ -90,11 +89,11 @@ def test_a_shared_network_counts_before_the_trainings(tmp_path):
     alone = effort(run)
     assert alone["trainings"].tolist() == [0.5, 1.0]
     network = {"train_seconds": 50.0, "score_seconds": 10.0, "training_equivalents": 1.5}
-    (tmp_path / "sensitivity.json").write_text(json.dumps({"network": network}))
+    write_sensitivity(run, network=network)
     assert effort(run)["trainings"].tolist() == [2.0, 2.5]
     assert effort(run)["seconds"].tolist() == [63.0, 67.0]
-    for broken in ("", "[]", "{}", '{"network": 3}', '{"network": {"train_seconds": "x"}}'):
-        (tmp_path / "sensitivity.json").write_text(broken)
+    for broken in (3, {"train_seconds": "x"}):
+        write_sensitivity(run, network=broken)
         assert effort(run).equals(alone)
 
 

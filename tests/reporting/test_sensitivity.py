@@ -7,10 +7,12 @@ import random
 import pytest
 
 from flexor_search.planning import LayerSpec
+from flexor_search.reporting.effort import shared_network
+from flexor_search.reporting.page import render
 from flexor_search.reporting.sensitivity import FIT, TABLE, sensitivity, shared_cost
 from flexor_search.reporting.sensitivity_bars import sensitivity as drawn
 
-from .made_run import made_run, measured
+from .made_run import made_run, measured, write_sensitivity
 
 SLOPES = {"a": 0.0, "b": 0.1, "c": 0.4}
 
@@ -63,15 +65,16 @@ def test_a_layer_whose_rate_never_varied_is_left_out(tmp_path):
     assert sensitivity(made_run(tmp_path, made))[1].empty
 
 
-@pytest.mark.parametrize("name", ["table", "sensitivity", "layers", ""])
-def test_the_runs_own_table_comes_first(tmp_path, name):
+TABLE_ROWS = [
+    {"layer": "a", "label": "8/20", "bits_per_weight": 0.4, "loss": 0.02, "uncertainty": 0.004},
+    {"layer": "a", "label": "16/20", "bits_per_weight": 0.8, "loss": 0.0, "uncertainty": 0.0},
+    {"layer": "b<i>", "label": "8/20", "bits_per_weight": 0.4, "loss": 0.05, "uncertainty": 0.01},
+]
+
+
+def test_the_runs_own_table_comes_first(tmp_path):
     run = searched(tmp_path)
-    rows = [
-        {"layer": "a", "rate": "8/20", "predicted_loss": 0.02, "uncertainty": 0.004},
-        {"layer": "a", "rate": "16/20", "predicted_loss": 0.0, "uncertainty": None},
-        {"layer": "b<i>", "rate": "8/20", "predicted_loss": 0.05, "uncertainty": 0.01},
-    ]
-    (tmp_path / "sensitivity.json").write_text(json.dumps({name: rows} if name else rows))
+    write_sensitivity(run, table=TABLE_ROWS)
     source, table = sensitivity(run)
     assert source == TABLE
     assert table[["layer", "rate", "loss"]].values.tolist() == [
@@ -85,12 +88,35 @@ def test_the_runs_own_table_comes_first(tmp_path, name):
     assert "--share:0.400" in text
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", "3", '{"table": 3}', '[{"layer": "a"}, 7, {"layer": "a", "rate": 1, "loss": "x"}]']
-)
-def test_a_table_that_cannot_be_read_gives_way_to_the_fit(tmp_path, text):
+def test_the_file_of_another_search_is_not_shown(tmp_path):
     run = searched(tmp_path)
-    (tmp_path / "sensitivity.json").write_text(text)
+    network = {"train_seconds": 50.0}
+    write_sensitivity(run, fingerprint={"model": "another"}, table=TABLE_ROWS, network=network, scores=[])
+    assert sensitivity(run)[0] == FIT
+    assert shared_cost(run) == ""
+    assert shared_network(run) == (0.0, 0.0)
+
+
+def test_the_page_says_what_the_model_is_unsure_of_and_in_which_unit_it_is(tmp_path):
+    run = searched(tmp_path)
+    for reference, unit in (("trained", "Points of validation accuracy"), ("shared loss", "the shared network's loss")):
+        write_sensitivity(run, table=TABLE_ROWS, model={"reference": reference, "doubts": ["a <b> at 8/20 may matter"]})
+        text = render(run)
+        assert unit in text
+        assert "<li>a &lt;b&gt; at 8/20 may matter</li>" in text
+
+
+@pytest.mark.parametrize("body", ["", "{", "[]", "{}", "3"])
+def test_a_file_that_cannot_be_read_gives_way_to_the_fit(tmp_path, body):
+    run = searched(tmp_path)
+    (tmp_path / "sensitivity.json").write_text(body)
+    assert sensitivity(run)[0] == FIT
+
+
+@pytest.mark.parametrize("table", [3, [], [{"layer": "a"}, 7, {"layer": "a", "label": 1, "loss": "x"}]])
+def test_a_table_that_cannot_be_read_gives_way_to_the_fit(tmp_path, table):
+    run = searched(tmp_path)
+    write_sensitivity(run, table=table)
     assert sensitivity(run)[0] == FIT
 
 
@@ -98,10 +124,9 @@ def test_what_a_shared_network_took_is_told_beside_the_trainings(tmp_path):
     run = searched(tmp_path, count=3)
     assert shared_cost(run) == ""
     network = {"train_seconds": 50.0, "score_seconds": 10.0, "training_equivalents": 1.4}
-    (run.folder / "sensitivity.json").write_text(json.dumps({"network": network, "scores": [{}, {}]}))
+    write_sensitivity(run, network=network, scores=[{}, {}])
     told = shared_cost(run)
     assert "scores of 2 allocations" in told
     assert "took 60 s, as long as 1.4 full trainings" in told
-    for broken in ("", "[]", "{}", '{"network": {"train_seconds": "x"}, "scores": []}'):
-        (run.folder / "sensitivity.json").write_text(broken)
-        assert shared_cost(run) == ""
+    write_sensitivity(run, network={"train_seconds": "x"}, scores=[])
+    assert shared_cost(run) == ""

@@ -432,4 +432,25 @@ def test_memory_that_does_not_last_for_the_shared_network_falls_back_too(tmp_pat
     measurer, observer = measurer_in(tmp_path / "x"), Recorder()
     course, found = follow(course_for(measurer), measurer, observer)
     assert (course.name, found) == ("direct", None)
-    assert "the memory does not last for training the shared network; going on" in observer.of("message")[0][0]
+    assert "the memory does not last for training and scoring the shared network; going" in observer.of("message")[0][0]
+    assert not (tmp_path / "x" / "sensitivity.json").exists()  # a larger machine may have it
+
+
+def test_memory_that_does_not_last_for_scoring_keeps_the_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_scores, "check_learned", lambda *_: None)
+    scorer, made = shared_scores.ProfileScorer.__call__, []
+
+    def short(self, profile):
+        made.append(profile)
+        if len(made) == 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return scorer(self, profile)
+
+    measurer, observer = measurer_in(tmp_path / "x"), Recorder()
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_scores.ProfileScorer, "__call__", short)
+        course, _ = follow(course_for(measurer), measurer, observer)
+    assert course.name == "direct"
+    course, found = follow(course_for(measurer), measurer, observer)  # where there is more memory
+    assert (course.name, found.failed, found.complete) == ("supernet", "", True)
+    assert sum(text == "the shared network" for (text,) in observer.of("begin")) == 1
