@@ -4,12 +4,14 @@ It fits the additive model of `evidence` to the finished trials, draws one set o
 sampling: what may well be the best is tried as often as it may be) and takes their best point. With two objectives, a
 value and a size, it aims at a size drawn anew for every trial and takes the best point that is no larger, exactly.
 
-It needs nothing of this project: any study with integer parameters can use it, and Ray's `OptunaSearch(sampler=...)`.
-Other parameters are sampled at random.
+The study need know nothing of this project: any with integer parameters can use it, and Ray's
+`OptunaSearch(sampler=...)`. Other parameters are sampled at random. Values of a cheaper kind, such as the scores of a
+shared network, can be given beside the trials, and the fit is to both.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,10 +38,13 @@ class AdditiveSampler(BaseSampler):
     Args:
         seed: of everything that is drawn; the same study and seed give the same proposals. None: a seed of its own.
         places: for a parameter the place of each of its values on the scale on which the first objective is smooth,
-        such as
-            the log rates of a menu; without it the logarithm of the value where all are above zero, else the value.
+            such as the log rates of a menu; without it the logarithm of the value where all are above zero, else the
+            value.
         weights: for a parameter how much it may matter, such as a number of weights; without it all alike.
-        n_startup_trials: finished trials before the model is used; until then at random.
+        n_startup_trials: finished trials before the model is used; until then at random. With scores one is enough,
+            which tells the parameters.
+        scores: (parameters, value) of what was measured in another, cheaper way, in the direction of the first
+            objective: a biased linear view of it, with a factor, an offset and a noise of its own, which are fitted.
 
     Example:
         >>> import optuna
@@ -56,9 +61,11 @@ class AdditiveSampler(BaseSampler):
         places: Mapping[str, Sequence[float]] | None = None,
         weights: Mapping[str, float] | None = None,
         n_startup_trials: int = 4,
+        scores: Sequence[tuple[Mapping[str, int], float]] = (),
     ) -> None:
         self._places, self._weights = dict(places or {}), dict(weights or {})
-        self._n_startup_trials = n_startup_trials
+        self._scores = [(dict(params), float(value)) for params, value in scores]
+        self._n_startup_trials = 1 if self._scores else max(n_startup_trials, 1)
         self._independent = RandomSampler(seed)
         self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         self._search_space = IntersectionSearchSpace()
@@ -70,6 +77,9 @@ class AdditiveSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The integer parameters that all finished trials have; those with a single value are left out."""
+        return self._integers(study)
+
+    def _integers(self, study: Study) -> dict[str, BaseDistribution]:
         found = self._search_space.calculate(study)
         return {
             name: known for name, known in found.items() if isinstance(known, IntDistribution) and not known.single()
@@ -86,38 +96,74 @@ class AdditiveSampler(BaseSampler):
         directions = study.directions
         if len(directions) > 2:
             raise ValueError(f"AdditiveSampler: needs one or two objectives (value, size), got {len(directions)}")
+        fitted = self._fitted(study, search_space)
+        if fitted is None:
+            return {}
+        random = np.random.Generator(np.random.PCG64([self._seed, trial.number]))
+        sizes = None
+        if len(directions) > 1:
+            values = np.array([one.values[1] for one in fitted.done]) * _sign(directions[1])
+            sizes = _tables(fitted.features, _ridge(fitted.rows, -values))
         names = list(search_space)
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        begun = {tuple(one.params.get(name) for name in names) for one in running if one.number != trial.number}
+        begun |= {tuple(one.params[name] for name in names) for one in fitted.done}
+        chosen = _choose(
+            fitted.features, fitted.gains, sizes, random, lambda profile: _params(fitted.entries, profile) in begun
+        )
+        return dict(zip(names, _params(fitted.entries, chosen), strict=True))
+
+    def predict(self, study: Study, points: Sequence[Mapping[str, int]]) -> tuple[Floats, Floats]:
+        """What the first objective is believed to be.
+
+        Args:
+            study: whose finished trials the model is fitted to, and to the scores.
+            points: values of all integer parameters.
+
+        Returns:
+            Mean and standard deviation of the objective without its noise, each of shape (len(points),).
+
+        Raises:
+            ValueError: no trial is finished, or a point lacks a parameter.
+        """
+        search_space = self._integers(study)
+        fitted = self._fitted(study, search_space, least=1)
+        if fitted is None:
+            raise ValueError("study: needs a finished trial with integer parameters before anything can be predicted")
+        for point in points:
+            if missing := search_space.keys() - point.keys():
+                raise ValueError(f"points: {dict(point)} lacks {', '.join(sorted(missing))}")
+        profiles = [_profile(point, search_space, fitted.entries) for point in points]
+        mean, deviation = fitted.gains.predict(fitted.features.of(profiles))
+        return mean * _sign(study.directions[0]), deviation
+
+    def _fitted(
+        self, study: Study, search_space: Mapping[str, BaseDistribution], least: int | None = None
+    ) -> "_Fitted | None":
+        """The model, fitted to what is finished; None where that is too little."""
         done = [
             one
             for one in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if one.values is not None and np.isfinite(one.values).all() and all(name in one.params for name in names)
+            if one.values is not None
+            and np.isfinite(one.values).all()
+            and all(name in one.params for name in search_space)
         ]
-        if not names or len(done) < max(self._n_startup_trials, 1):
-            return {}
-        entries = [_entries(search_space[name]) for name in names]
-        features = Features(
-            tuple(
-                self._axis(name, known, values)
-                for (name, known), values in zip(search_space.items(), entries, strict=True)
-            )
-        )
-        profiles = [
-            tuple(
-                int(np.argmin(np.abs(values - one.params[name]))) for name, values in zip(names, entries, strict=True)
-            )
-            for one in done
+        if not search_space or len(done) < (least or self._n_startup_trials):
+            return None
+        entries = [_entries(known) for known in search_space.values()]
+        axes = [
+            self._axis(name, known, values) for (name, known), values in zip(search_space.items(), entries, strict=True)
         ]
-        rows = features.of(profiles)
-        signs = [1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in directions]
-        values = np.array([one.values for one in done]) * signs
-        random = np.random.Generator(np.random.PCG64([self._seed, trial.number]))
-        gains = _fit(features, rows, values[:, 0])
-        sizes = _tables(features, _ridge(rows, -values[:, 1])) if len(directions) > 1 else None
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        begun = {tuple(one.params.get(name) for name in names) for one in running if one.number != trial.number}
-        begun |= {tuple(one.params[name] for name in names) for one in done}
-        chosen = _choose(features, gains, sizes, random, lambda profile: _params(entries, profile) in begun)
-        return dict(zip(names, _params(entries, chosen), strict=True))
+        features, sign = Features(tuple(axes)), _sign(study.directions[0])
+        rows = features.of([_profile(one.params, search_space, entries) for one in done])
+        values = np.array([one.values[0] for one in done])
+        sources = [SourceData("trials", rows, values * sign, np.ones(len(done)))]
+        known = [(params, value) for params, value in self._scores if search_space.keys() <= params.keys()]
+        if known:
+            others = features.of([_profile(params, search_space, entries) for params, _ in known])
+            values = np.array([value for _, value in known]) * sign
+            sources.append(SourceData("scores", others, values, np.ones(len(known))))
+        return _Fitted(entries, features, done, rows, fit_evidence(sources, features.groups))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -138,6 +184,30 @@ class AdditiveSampler(BaseSampler):
         return Axis(name, tuple(float(place) for place in places), ("",) * len(values), self._weights.get(name, 1.0))
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """The model of a study: values of each parameter, features, finished trials with theirs, and what is believed."""
+
+    entries: list["np.ndarray"]
+    features: Features
+    done: list[FrozenTrial]
+    rows: Floats
+    gains: Posterior
+
+
+def _sign(direction: StudyDirection) -> float:
+    return 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
+
+
+def _profile(
+    params: Mapping[str, Any], search_space: Mapping[str, BaseDistribution], entries: Sequence["np.ndarray"]
+) -> tuple[int, ...]:
+    """The nearest of the values that the model tells apart, by index."""
+    return tuple(
+        int(np.argmin(np.abs(values - params[name]))) for name, values in zip(search_space, entries, strict=True)
+    )
+
+
 def _entries(known: BaseDistribution) -> "np.ndarray":
     assert isinstance(known, IntDistribution)
     every = np.arange(known.low, known.high + 1, known.step)
@@ -147,10 +217,6 @@ def _entries(known: BaseDistribution) -> "np.ndarray":
 
 def _params(entries: Sequence["np.ndarray"], profile: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(values[index]) for values, index in zip(entries, profile, strict=True))
-
-
-def _fit(features: Features, rows: Floats, values: Floats) -> Posterior:
-    return fit_evidence([SourceData("trials", rows, values, np.ones(len(values)))], features.groups)
 
 
 def _ridge(rows: Floats, values: Floats) -> Floats:

@@ -161,7 +161,7 @@ def _choice(
 def _confirmations(plan: SearchPlan, direct: Phase) -> int:
     """Confirming trainings, rules of thumb that win over the model of several budgets not counted."""
     seeds = direct.trainings // (len(plan.budgets) * (FINALISTS + 1) + 1)
-    each = 2 + len(GAMMAS) if len(plan.budgets) == 1 else 2
+    each = 3 + len(GAMMAS) if len(plan.budgets) == 1 else 2
     return seeds * (len(plan.budgets) * each + 1)
 
 

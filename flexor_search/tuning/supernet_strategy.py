@@ -3,8 +3,9 @@
 A model of accuracy is fitted to the scores of the shared network (shared_scores.py), and once there are enough also to
 the trainings of the search: the uniform allocation and the rules of thumb of each budget, and what the model itself
 finds best there. Finalists are chosen by what the model predicts, never by the luckiest score; the uniform allocation
-is always one of them. For one budget so are the rules of thumb; for several the middle one is trained in the search
-beside the model's own, and one of the two is confirmed, as these pairs of trainings say together.
+is always one of them. For one budget so are the best by the scores alone, the best by scores and trainings together and
+the rules of thumb; for several the middle rule is trained in the search beside the model's own, and one of the two is
+confirmed, as these pairs of trainings say together.
 
 Where ties between layers were found, scores and model are of the space with these ties opened; ties of a file stay.
 The scores say which layers get a rate of their own (refine.py), once: that is in sensitivity.json, and neither
@@ -111,7 +112,7 @@ def supernet_search(
     if len(trained) >= ENOUGH_TRAINED * len(plan.space.variables):
         return finalists(plan, both)
     values = {m.digest: m.val_accuracy if m.state == DONE else -math.inf for m in done}
-    return finalists(plan, model, Tried(values, len(measurer.data.validation)))
+    return finalists(plan, model, Tried(values, len(measurer.data.validation)), both)
 
 
 def candidates(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:
@@ -132,22 +133,27 @@ class Tried:
     images: int
 
 
-def finalists(plan: SearchPlan, model: AccuracyModel, tried: Tried | None = None) -> dict[str, list[Candidate]]:
+def finalists(
+    plan: SearchPlan, model: AccuracyModel, tried: Tried | None = None, both: AccuracyModel | None = None
+) -> dict[str, list[Candidate]]:
     """Who trains in full, by the text of the budget.
 
-    For one budget uniform, the model's best and all rules of thumb. For several, each of which is confirmed, uniform
-    and one of two: the model's best, or the rule of thumb that was trained beside it.
+    For one budget uniform, the best of each model and all rules of thumb. For several, each of which is confirmed,
+    uniform and one of two: the model's best, or the rule of thumb that was trained beside it.
 
     Args:
         plan: the search.
         model: of accuracy.
         tried: decides between the two: a short training is noisy, but it has no bias, as the scores of a shared network
             have (docs/log.md). None: the model is fitted to enough trainings to be trusted.
+        both: fitted to the few trainings of the search too, which may have moved its best for better or worse: for one
+            budget the confirmation finds out, for several that would cost too much.
     """
     pairs = [(_best(model, budget), _rule(plan, budget)) for budget in plan.budgets]
     if len(plan.budgets) == 1:
         ((best, _),) = pairs
-        others = [[best, *_rules(plan, plan.budgets[0])]]
+        moved_by_trainings = [_best(both, plan.budgets[0])] if both is not None else []
+        others = [[best, *moved_by_trainings, *_rules(plan, plan.budgets[0])]]
     elif tried is None:
         others = [[best] for best, _ in pairs]
     else:

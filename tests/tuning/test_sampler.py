@@ -3,6 +3,7 @@
 import math
 import pickle
 
+import numpy as np
 import optuna
 import pytest
 from optuna.samplers import RandomSampler
@@ -135,6 +136,50 @@ def test_places_and_weights_are_what_it_believes_first():
     assert study.best_value == 8.0
     with pytest.raises(ValueError, match="places: 'a' has 5 values, got 2 places"):
         run(AdditiveSampler(0, {"a": [0.0, 1.0]}), 6, objective)
+
+
+def scored(count=60, seed=3):
+    """What a cheap and biased measurement has: half the slopes, shifted, with noise of its own."""
+    random = np.random.default_rng(seed)
+    points = [{f"x{i}": int(v) for i, v in enumerate(random.integers(1, 11, 4))} for _ in range(count)]
+    truth = [sum(slope * math.log(p[f"x{i}"]) for i, slope in enumerate(SLOPES)) for p in points]
+    return [(p, 7 + 0.5 * value + 0.1 * random.standard_normal()) for p, value in zip(points, truth, strict=True)]
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_scores_of_a_cheaper_kind_save_trials(direction):
+    sign = 1 if direction == "maximize" else -1
+    scores = [(point, sign * value) for point, value in scored()]
+    top = sum(slope * math.log(10) for slope in SLOPES)
+    for seed in range(3):
+        study = run(
+            AdditiveSampler(seed, scores=scores), 4, lambda trial: sign * value_and_size(trial)[0], direction=direction
+        )
+        assert sign * study.best_value > top - 0.5
+    alone = [run(AdditiveSampler(seed), 4) for seed in range(3)]
+    assert max(study.best_value for study in alone) < top - 0.5
+
+
+def test_it_predicts_with_an_uncertainty_that_shrinks_and_holds():
+    points = [point for point, _ in scored(40, seed=9)]
+    truth = np.array([sum(slope * math.log(p[f"x{i}"]) for i, slope in enumerate(SLOPES)) for p in points])
+    widths = []
+    for trials in (4, 40):
+        sampler = AdditiveSampler(seed=0)
+        study = run(sampler, trials)
+        mean, deviation = sampler.predict(study, points)
+        widths.append(deviation.mean())
+        assert (np.abs(mean - truth) < 3 * np.hypot(deviation, 0.2)).mean() > 0.9
+    assert widths[1] < 0.5 * widths[0]
+    assert np.corrcoef(mean, truth)[0, 1] > 0.98
+
+
+def test_nothing_is_predicted_of_nothing():
+    sampler = AdditiveSampler(seed=0)
+    with pytest.raises(ValueError, match="needs a finished trial"):
+        sampler.predict(study_of(sampler), [{"x0": 1}])
+    with pytest.raises(ValueError, match=r"points: \{'x0': 1\} lacks x1, x2, x3"):
+        sampler.predict(run(sampler, 2), [{"x0": 1}])
 
 
 def test_three_objectives_are_refused():

@@ -328,6 +328,21 @@ def test_of_several_budgets_the_better_of_the_models_best_and_a_rule_is_confirme
     assert set(sizes(plan)) == {*SEVERAL, *ladder(space, SEVERAL)}
 
 
+def test_for_one_budget_the_best_with_the_trainings_is_confirmed_beside_the_best_without():
+    space = space_of(many_layers)
+    plan = plan_for(space, budgets("0.5bpw"))
+    few, other = (
+        fit_accuracy_model(space, observations(space, made_scores(space, lambda a, s=sign: 1 - s * worth(a) / 40)))
+        for sign in (1, -1)
+    )
+    tried = Tried({}, 5_000)
+    (alone,), (beside,) = finalists(plan, few, tried).values(), finalists(plan, few, tried, other).values()
+    (budget,) = plan.budgets
+    assert other.best_under(budget).digest not in [c.allocation.digest for c in alone]
+    assert [c.allocation.digest for c in beside if c not in alone] == [other.best_under(budget).digest]
+    assert finalists(plan, few, tried, few) == finalists(plan, few, tried)  # where both find the same, once
+
+
 NAN, INF = math.nan, math.inf
 
 
