@@ -16,6 +16,8 @@ A replay takes from a second to minutes (GP); each is kept in --folder as soon a
 
 import argparse
 import csv
+import hashlib
+import io
 import json
 import os
 import time
@@ -30,11 +32,12 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from scipy.stats import spearmanr
 
 from benchmarks.efficiency_table import BUDGETS, LAYERS, MENU, Table
+from flexor_search.files import write_atomically
 from flexor_search.tuning import SHARED, SHARED_LOSS
 from flexor_search.tuning.sampler import AdditiveSampler
 
 CHECKPOINTS = (5, 10, 20, 40, 60, 100)
-COLUMNS: tuple[str, ...] = ("strategy", "seed", "direction", "trainings", "observed", "smoothed")
+COLUMNS: tuple[str, ...] = ("strategy", "seed", "direction", "trainings", "observed", "smoothed", "made_by")
 MOST = {"gp": 40, "supernet": 10}
 """Trainings up to which a strategy is replayed, where that is not 100."""
 
@@ -87,50 +90,80 @@ def replay_supernet(table: Table, seed: int, direction: int, most: int) -> list[
 
 def measure(table: Table, strategy: str, seed: int, direction: int, limit: int) -> list[dict[str, str]]:
     """Gains of one replay at the checkpoints."""
-    most = min(MOST.get(strategy, CHECKPOINTS[-1]), limit)
+    checkpoints = checkpoints_of(strategy, limit)
     if strategy == "supernet":
-        rows, checkpoints = replay_supernet(table, seed, direction, most), (0, 1, *CHECKPOINTS)
+        rows = replay_supernet(table, seed, direction, checkpoints[-1])
     else:
-        rows, checkpoints = replay(table, samplers(table)[strategy](seed), direction, most), CHECKPOINTS
+        rows = replay(table, samplers(table)[strategy](seed), direction, checkpoints[-1])
     found = []
     for count in checkpoints:
-        if count > most:
-            break
         part = rows[:count]
         fitted = table.worth(table.fit(part, direction, shared=strategy == "supernet"))
         observed = np.full(len(fitted), -np.inf)
         observed[part] = table.seen[direction][part]
         gains = [table.gain(worth, direction) for worth in (observed, fitted)]
         values = (strategy, seed, direction, count, *(f"{gain:.5f}" for gain in gains))
-        found.append({name: str(value) for name, value in zip(COLUMNS, values, strict=True)})
+        found.append({name: str(value) for name, value in zip(COLUMNS[:-1], values, strict=True)})
     return found
 
 
+def checkpoints_of(strategy: str, limit: int) -> tuple[int, ...]:
+    """Numbers of trainings after which a replay's gain is taken; those of the shared network come beside it."""
+    most = min(MOST.get(strategy, CHECKPOINTS[-1]), limit)
+    return tuple(n for n in ((0, 1, *CHECKPOINTS) if strategy == "supernet" else CHECKPOINTS) if n <= most)
+
+
+def made_by() -> str:
+    """A digest of all that a replay depends on: sources, table, scores, versions."""
+    root = Path(__file__).parents[1]
+    sources = [*(root / "flexor_search" / "tuning").glob("*.py"), *Path(__file__).parent.glob("*efficiency*.py")]
+    digest = hashlib.sha256(f"{optuna.__version__} {np.__version__}".encode())
+    for path in sorted([*sources, *(Path(__file__).parent / "data").glob("*.csv")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def replay_all(table: Table, folder: Path, plan: dict[str, int], seconds: float, limit: int) -> list[dict[str, str]]:
-    """All replays of a plan (strategy -> seeds), those that the folder holds looked up; ends when the time is up."""
+    """All replays of a plan (strategy -> seeds), those that the folder holds looked up; ends when the time is up.
+
+    A replay of other sources, data or versions, or one that was cut off, is made anew.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path, started = folder / "replays.csv", time.monotonic()
-    lines = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
-    done = {(line["strategy"], line["seed"], line["direction"]) for line in lines}
+    path, started, digest = folder / "replays.csv", time.monotonic(), made_by()
+    known: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    for line in csv.DictReader(path.open(encoding="utf-8")) if path.exists() else []:
+        if line.get("made_by") == digest and None not in line.values():
+            known.setdefault((line["strategy"], line["seed"], line["direction"]), []).append(line)
+    whole = {}
+    for key, some in known.items():
+        wanted = checkpoints_of(key[0], limit)
+        if tuple(int(one["trainings"]) for one in some[: len(wanted)]) == wanted:
+            whole[key] = some
+    lines: list[dict[str, str]] = []
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(line for some in whole.values() for line in some)
+    write_atomically(path, text.getvalue().encode())
     with path.open("a", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if not lines:
-            writer.writeheader()
         for seed in range(max(plan.values())):
             for strategy, direction in ((s, d) for s in plan for d in (0, 1)):
-                if seed >= plan[strategy] or (strategy, str(seed), str(direction)) in done:
+                if seed >= plan[strategy]:
                     continue
-                if time.monotonic() - started > seconds:
-                    return lines
-                new = measure(table, strategy, seed, direction, limit)
-                writer.writerows(new)
-                file.flush()
-                lines += new
+                found = whole.get((strategy, str(seed), str(direction)))
+                if found is None:
+                    if time.monotonic() - started > seconds:
+                        continue
+                    found = [line | {"made_by": digest} for line in measure(table, strategy, seed, direction, limit)]
+                    writer.writerows(found)
+                    file.flush()
+                lines += found[: len(checkpoints_of(strategy, limit))]
     return lines
 
 
 def summarize(table: Table, lines: list[dict[str, str]]) -> dict:
-    """The promised keys."""
+    """The promised keys; `gain_at` by trainings, of "supernet" by training-equivalents, the shared network counted."""
     gains: dict[str, dict[str, list[float]]] = {}
     for line in lines:
         strategy = line["strategy"]
@@ -139,8 +172,9 @@ def summarize(table: Table, lines: list[dict[str, str]]) -> dict:
             if strategy == "supernet"
             else {"observed": strategy, "smoothed": f"{strategy}, smoothed"}
         )
+        cost = table.shared_cost if strategy == "supernet" else 0.0
         for way, name in ways.items():
-            gains.setdefault(name, {}).setdefault(line["trainings"], []).append(float(line[way]))
+            gains.setdefault(name, {}).setdefault(f"{int(line['trainings']) + cost:g}", []).append(float(line[way]))
     seeds = {line["strategy"]: 0 for line in lines}
     for strategy in seeds:
         seeds[strategy] = len({line["seed"] for line in lines if line["strategy"] == strategy})
@@ -168,12 +202,18 @@ def summarize(table: Table, lines: list[dict[str, str]]) -> dict:
 
 def print_table(result: dict) -> None:
     """Gains in points, a line for each strategy."""
-    counts = sorted({int(at) for by in result["gain_at"].values() for at in by})
+    gains, errors = result["gain_at"], result["standard_error"]
+
+    def cell(name: str, at: str) -> str:
+        return f"{gains[name][at]:.2f} +- {errors[name][at]:.2f}" if at in gains[name] else ""
+
+    names = sorted(set(gains) - {"supernet"})
+    counts = sorted({at for name in names for at in gains[name]}, key=float)
     print(f"{'trainings':<22}" + "".join(f"{count:>13}" for count in counts))
-    for name, by in sorted(result["gain_at"].items()):
-        errors = result["standard_error"][name]
-        cells = [f"{by[str(n)]:.2f} +- {errors[str(n)]:.2f}" if str(n) in by else "" for n in counts]
-        print(f"{name:<22}" + "".join(f"{cell:>13}" for cell in cells))
+    for name in names:
+        print(f"{name:<22}" + "".join(f"{cell(name, at):>13}" for at in counts))
+    for at in gains.get("supernet", ()):
+        print(f"supernet, {at} training-equivalents: {cell('supernet', at)}")
     print("seeds:", ", ".join(f"{name} {count}" for name, count in result["seeds"].items()))
     if "supernet_spearman" in result:
         print(
@@ -190,12 +230,10 @@ def write_figure(result: dict, path: Path) -> None:
 
     figure = go.Figure()
     for name, by in sorted(result["gain_at"].items()):
-        counts = sorted(map(int, by))
-        extra = result.get("supernet_training_equivalents", 0.0) if name == "supernet" else 0.0
         figure.add_scatter(
-            x=[count + extra for count in counts],
-            y=[by[str(count)] for count in counts],
-            error_y={"type": "data", "array": [result["standard_error"][name][str(count)] for count in counts]},
+            x=[float(at) for at in by],
+            y=[*by.values()],
+            error_y={"type": "data", "array": [result["standard_error"][name][at] for at in by]},
             name=name,
             mode="lines+markers",
             line={"dash": "dot" if name.endswith("smoothed") else "solid"},

@@ -63,6 +63,30 @@ def test_the_search_efficiency_benchmark_prints_the_promised_keys_and_goes_on_wh
     assert (tmp_path / "search_efficiency.html").stat().st_size > 10**6
 
 
+def test_the_stored_scores_of_the_shared_network_gain_what_is_said_of_them(tmp_path):
+    some = ["--seeds", "1", "--trainings", "0", "--strategies", "supernet", "--folder", str(tmp_path)]
+    command = [sys.executable, "-W", "error", "-m", "benchmarks.search_efficiency", "--json", *some]
+    result = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    ((cost, gain),) = result["gain_at"]["supernet"].items()
+    assert float(cost) == result["supernet_training_equivalents"] <= 3
+    assert gain >= 0.55
+    assert result["supernet_spearman"]["raw"] >= 0.80
+    assert result["supernet_spearman"]["fitted"] >= 0.85
+
+
+def test_a_replay_that_was_cut_off_or_is_of_something_else_is_made_again(tmp_path):
+    some = ["--seeds", "1", "--trainings", "10", "--strategies", "random", "--folder", str(tmp_path), "--json"]
+    command = [sys.executable, "-m", "benchmarks.search_efficiency", *some]
+    path = tmp_path / "replays.csv"
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    whole = path.read_text()
+    digest = whole.splitlines()[-1].rsplit(",", 1)[1]
+    for damaged in (whole[: len(whole) * 3 // 4], whole.replace(digest, "0" * 12), ""):
+        path.write_text(damaged)
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        assert sorted(path.read_text().splitlines()) == sorted(whole.splitlines())
+
+
 def test_the_image_folder_benchmark_prints_the_promised_keys():
     command = [sys.executable, "-m", "benchmarks.image_folder", "--images", "40", "--classes", "2", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

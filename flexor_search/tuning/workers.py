@@ -84,13 +84,18 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return self._processes.count
+
     def submit(self, trial: Trial, number: int) -> "_Future":
         """Train a trial in the first process that is free."""
         return _Future(self._processes.submit(self._attempt, trial, number))
 
     def seconds_per_image(self, allocation: Allocation) -> float:
         """Time that the team takes for an image when all of it is at work."""
-        futures = [self._processes.submit(self._processes.ask, Probe(allocation)) for _ in range(self._processes.count)]
+        futures = [self._processes.submit(self._processes.ask, Probe(allocation)) for _ in range(self.count)]
         return max(future.result().found for future in futures) / len(futures)
 
     def stop(self) -> None:
