@@ -20,7 +20,7 @@ from flexor_search.studying.book import Book, held
 from flexor_search.studying.crew import Crew
 from flexor_search.training import seeded
 from flexor_search.workloads import image_folder
-from tests.workloads.made_data import write_cifar10, write_imagenet
+from tests.workloads.made_data import write_cifar10, write_idx_files, write_imagenet
 
 STUDIES = Path(__file__).parents[2] / "studies"
 STUDY = """
@@ -468,6 +468,15 @@ def test_the_table_of_imagenet_runs_from_end_to_end(tmp_path, monkeypatch, unmea
     asked = StudyQuestion(str(STUDIES / "paper-table-3"), str(out), str(data), epochs=1, images=8, seeds=1)
     assert run_study(asked, quiet)
     assert all(row["seeds"] == "1" and row["test"] for row in rows_of(out / "table.csv"))
+
+
+def test_the_figures_of_mnist_run_from_end_to_end(tmp_path, unmeasured):
+    data, out = write_idx_files(tmp_path / "data", train=40), tmp_path / "out"
+    asked = StudyQuestion(str(STUDIES / "paper-mnist"), str(out), str(data), epochs=1, images=8, seeds=1)
+    assert run_study(asked, quiet)
+    table = rows_of(out / "table.csv")
+    assert len(table) == 19
+    assert all(row["seeds"] == "1" and row["test"] for row in table)
 
 
 def test_a_wrong_data_folder_is_told_and_nothing_is_lost(finished, tmp_path):

@@ -96,7 +96,15 @@ def test_the_spaces_have_the_papers_stages_and_keep_the_first_and_the_last_layer
 
 
 @pytest.mark.parametrize(
-    "name", ["ablations", "half-the-bits", "half-the-bits-by-layer", "half-the-bits-taught", "half-the-bits-full-size"]
+    "name",
+    [
+        "ablations",
+        "half-the-bits",
+        "half-the-bits-by-layer",
+        "half-the-bits-taught",
+        "half-the-bits-full-size",
+        "paper-mnist",
+    ],
 )
 def test_the_other_studies_can_be_planned(name):
     rows = plan_rows(read_study(STUDIES / name))
