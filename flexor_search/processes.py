@@ -23,6 +23,8 @@ from typing import IO, Any, BinaryIO, ParamSpec, Protocol, TypeVar
 from flexor_search.interrupts import unbroken
 
 Tell = Callable[[str], None]
+TOLD = ("flexor_search.workloads", "flexor_search.training.trainer")
+"""Loggers whose information is of interest to who watches; of the others only warnings are."""
 _LENGTH = struct.Struct(">Q")  # before each request and answer
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -243,9 +245,9 @@ def serve() -> None:
     def tell(text: str) -> None:
         say(Told(text))
 
-    package = logging.getLogger("flexor_search")
-    package.addHandler(_ToldLines(tell))
-    package.setLevel(logging.INFO)
+    logging.getLogger("flexor_search").addHandler(_ToldLines(tell))
+    for name in TOLD:
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         setup: ProcessSetup = pickle.loads(_read_frame(sys.stdin.buffer) or b"")
         threading.Thread(target=_read, args=(sys.stdin.buffer, requests, setup), daemon=True).start()

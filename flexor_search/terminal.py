@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingCo
 from rich.table import Column, Table
 from rich.text import Text
 
+from flexor_search.processes import TOLD
+
 if TYPE_CHECKING:
     from flexor_search.packing import FileBytes
     from flexor_search.runs import Measurement, MetricWords, Run
@@ -84,15 +86,17 @@ class _Lines(logging.Handler):
 @contextmanager
 def logs_told(console: Console | None = None) -> Iterator[None]:
     """While the block runs, a line on stderr for what is logged: damaged files, how far a long training is."""
-    package = logging.getLogger("flexor_search")
-    lines, level = _Lines(console or Console(stderr=True)), package.level
+    package, lines = logging.getLogger("flexor_search"), _Lines(console or Console(stderr=True))
+    levels = {name: logging.getLogger(name).level for name in TOLD}
     package.addHandler(lines)
-    package.setLevel(logging.INFO)
+    for name in TOLD:
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         yield
     finally:
         package.removeHandler(lines)
-        package.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 class _Rest(TextColumn):

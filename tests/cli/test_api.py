@@ -44,7 +44,7 @@ def test_an_observer_hears_the_whole_run_in_order(copied):
     assert observer.of("phase") == [("search", 6), ("confirm", confirmation)]
     assert [m for m, _ in observer.of("measured")] == list(rows)
     (phases,) = observer.of("planned")[0]
-    assert [(phase.name, phase.trainings, phase.epochs) for phase in phases] == [("search", 6, 2), ("confirm", 12, 4)]
+    assert [(phase.name, phase.trainings, phase.epochs) for phase in phases] == [("search", 6, 2), ("confirm", 14, 4)]
     messages = [text for (text,) in observer.of("message")]
     assert messages[0].startswith("recipe: adam")
     assert "packed file verified" in messages[-1]

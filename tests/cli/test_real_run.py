@@ -131,8 +131,8 @@ def test_the_study_opens_with_optuna(run):
 
 
 def test_the_summary_has_exactly_the_keys_that_others_read(run, entry):
-    assert run.summary().keys() == {"state", "budgets"}
-    assert run.summary()["state"] == "complete"
+    assert run.summary().keys() == {"state", "budgets", "strategy"}
+    assert (run.summary()["state"], run.summary()["strategy"]) == ("complete", "supernet")
     assert entry.keys() == {"budget", "uniform", "full_precision", "file", "packing"} | SIZES | OUTCOMES
     for body in (entry["uniform"], entry["full_precision"]):
         assert body.keys() == SIZES | OUTCOMES

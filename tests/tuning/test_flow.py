@@ -104,6 +104,7 @@ def test_a_process_that_dies_fails_its_trial_only(tmp_path):
     with Workers(measurer, 2) as workers:
         first = pids(workers)
         found = through(measurer, workers, *trials(14, 4, 16, 12, space=space))
+        assert workers.seconds_per_image(uniform_at(space, 14)) > 0  # of both, so that there are both again
         assert len(set(pids(workers)) - set(first)) == 1
         running = {*first, *pids(workers)}
     assert [m.state for m in found] == [DONE, FAILED, DONE, DONE]
