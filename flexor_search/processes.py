@@ -1,61 +1,30 @@
-"""Processes that do what this one asks of them: requests come on stdin, answers go to stdout, both pickled, each
-behind its length.
+"""Processes that do what this one asks of them; serving.py is their side.
 
 Not multiprocessing: that runs the caller's main module again, which a notebook or a script without a guard does not
-bear, and its children outlive a parent that is killed. These end as soon as their stdin does.
+bear, and its children outlive a parent that is killed.
 """
 
-import logging
 import os
 import pickle
 import queue
-import struct
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any, BinaryIO, ParamSpec, Protocol, TypeVar
+from typing import IO, Any, ParamSpec, TypeVar
 
 from flexor_search.interrupts import unbroken
+from flexor_search.serving import ProcessSetup, Tell, Told, read_frame, write_frame
 
-Tell = Callable[[str], None]
-TOLD = ("flexor_search.workloads", "flexor_search.training.trainer")
-"""Loggers whose information is of interest to who watches; of the others only warnings are."""
-_LENGTH = struct.Struct(">Q")  # before each request and answer
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class ProcessSetup(Protocol):
-    """What a process needs once; pickled."""
-
-    @property
-    def threads(self) -> int:
-        """Of OpenMP."""
-        ...
-
-    def ready(self, tell: Tell) -> Callable[[Any], Any]:
-        """In the process: get ready; returns what answers a request."""
-        ...
-
-    def forsaken(self) -> None:
-        """In the process: the one that asks is gone; tidy up what it cannot any more."""
-        ...
-
-
 class WorkerDied(Exception):
     """A process ended; says how."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """Something worth a line, on the way to an answer."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -158,7 +127,7 @@ class _Process:
 
     def __init__(self, setup: ProcessSetup, name: str) -> None:
         self.name = name
-        start = f"import sys; sys.path[:] = {sys.path!r}; from flexor_search.processes import serve; serve()"
+        start = f"import sys; sys.path[:] = {sys.path!r}; from flexor_search.serving import serve; serve()"
         environment = os.environ | {"OMP_NUM_THREADS": str(setup.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
         self._process = subprocess.Popen(
@@ -207,13 +176,13 @@ class _Process:
         assert self._process.stdin is not None
         content = pickle.dumps(request)
         try:
-            _write_frame(self._process.stdin, content)
+            write_frame(self._process.stdin, content)
         except (OSError, ValueError):
             raise WorkerDied(self._end()) from None
 
     def _receive(self) -> Any:
         assert self._process.stdout is not None
-        content = _read_frame(self._process.stdout)
+        content = read_frame(self._process.stdout)
         if content is None:
             raise WorkerDied(self._end())
         found = pickle.loads(content)
@@ -228,88 +197,3 @@ class _Process:
         self._told.seek(0)
         lines = self._told.read().decode(errors="replace").strip().splitlines()
         return f"its process ended {how}" + (f": {lines[-1]}" if lines else "")
-
-
-def serve() -> None:
-    """In a process: answer until stdin ends; what is logged there is told."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a model prints must not mix with the answers
-    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    turn = threading.Lock()  # what is logged may come from any thread
-
-    def say(found: Any) -> None:
-        with turn:
-            _write(answers, found)
-
-    def tell(text: str) -> None:
-        say(Told(text))
-
-    logging.getLogger("flexor_search").addHandler(_ToldLines(tell))
-    for name in TOLD:
-        logging.getLogger(name).setLevel(logging.INFO)
-    try:
-        setup: ProcessSetup = pickle.loads(_read_frame(sys.stdin.buffer) or b"")
-        threading.Thread(target=_read, args=(sys.stdin.buffer, requests, setup), daemon=True).start()
-        answer = setup.ready(tell)
-    except BaseException as error:  # the user's own module runs here
-        say(error)
-        return
-    say("ready")
-    while True:
-        request = requests.get()
-        try:
-            if isinstance(request, BaseException):
-                raise request
-            found: Any = answer(request)
-        except BaseException as error:
-            found = error
-        say(found)
-
-
-class _ToldLines(logging.Handler):
-    """What is logged in a process is told by the one that asks."""
-
-    def __init__(self, tell: Tell) -> None:
-        super().__init__()
-        self._tell = tell
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._tell(record.getMessage())
-
-
-def _read(stream: BinaryIO, requests: "queue.SimpleQueue[Any]", setup: ProcessSetup) -> None:
-    while (content := _read_frame(stream)) is not None:
-        try:
-            requests.put(pickle.loads(content))
-        except BaseException as error:  # something in it cannot be imported here
-            requests.put(error)
-    try:  # nobody is there to answer to
-        setup.forsaken()
-    finally:
-        os._exit(0)
-
-
-def _write(stream: BinaryIO, found: Any) -> None:
-    try:
-        content = pickle.dumps(found)
-        if isinstance(found, BaseException):
-            pickle.loads(content)  # some can be packed and not unpacked
-    except Exception:
-        content = pickle.dumps(RuntimeError(f"{type(found).__name__}: {found}"))
-    _write_frame(stream, content)
-
-
-def _write_frame(stream: IO[bytes], content: bytes) -> None:
-    stream.write(_LENGTH.pack(len(content)) + content)
-    stream.flush()
-
-
-def _read_frame(stream: IO[bytes]) -> bytes | None:
-    """The next one; None at the end, also in the middle of one."""
-    try:
-        head = stream.read(_LENGTH.size)
-        content = stream.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
-    except (OSError, ValueError):  # it was closed
-        return None
-    return content if len(head) == _LENGTH.size and len(content) == _LENGTH.unpack(head)[0] else None

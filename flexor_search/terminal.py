@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingCo
 from rich.table import Column, Table
 from rich.text import Text
 
-from flexor_search.processes import TOLD
+from flexor_search.serving import TOLD
 
 if TYPE_CHECKING:
     from flexor_search.packing import FileBytes

@@ -10,8 +10,9 @@ from pathlib import Path
 from flexor_search.errors import RunError
 from flexor_search.interrupts import unbroken
 from flexor_search.planning import Allocation
-from flexor_search.processes import Processes, ProcessSetup, WorkerDied
+from flexor_search.processes import Processes, WorkerDied
 from flexor_search.runs import Measurement
+from flexor_search.serving import ProcessSetup
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.trial import Trial
 from flexor_search.tuning.worker import Attempt, Probe, Setup, save_data
