@@ -160,7 +160,7 @@ def _searched(
     # what "auto" means is measured, and workers of one study must not come to different answers
     strategy = "direct" if study is not None and question.strategy == "auto" else question.strategy
     course = choose_course(strategy, asked, question.trials, phases, measurer)
-    observer.message(course.why)
+    observer.message(course.told)
     phases = course.phases
     for phase in phases:
         observer.message(

@@ -1,6 +1,7 @@
 """A run in Python: what a search found, as tables and models."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from flexor_search.question import plan_of_run
 from flexor_search.reporting import front, inline_html, write_report
 from flexor_search.runs import MetricWords
 from flexor_search.runs import Run as Folder
+from flexor_search.tuning import model_of_run
 from flexor_search.workloads import Given
 
 if TYPE_CHECKING:
@@ -75,6 +77,9 @@ class Run:
         >>> run = fs.open_run(folder.name, net, data)
         >>> run.best().bits_per_weight <= 0.7, run.best().layers["2"]
         (True, 'kept')
+        >>> mean, deviation = run.predict(run.best().layers)
+        >>> 0 < mean < 1 and deviation > 0
+        True
         >>> run.report().name, run.export(to=f"{folder.name}/hub/").name
         ('report.html', 'hub')
         >>> fs.verify(f"{folder.name}/hub").passed[0]
@@ -142,6 +147,25 @@ class Run:
         layers = {name: LayerSpec.from_json(spec).label for name, spec in body["allocation"]["layers"].items()}
         sizes = float(body["bits_per_weight"]), path.stat().st_size
         return Best(limit.text, path, *sizes, mean, tested["mean"] if tested else None, layers, self)
+
+    def predict(self, layers: Mapping[str, str]) -> tuple[float, float]:
+        """What the model of accuracy believes of an allocation, trained or not.
+
+        Args:
+            layers: layer name -> entry of its menu, as in `Best.layers`.
+
+        Returns:
+            Mean and standard deviation of what many seeds of the search's trainings would average to, in the unit of
+            those: a fraction, for accuracies. Where nothing but a shared network was measured, minus its loss.
+
+        Raises:
+            UsageError: a searched layer is missing, or its menu has no such entry.
+            RunError: nothing was measured yet.
+        """
+        space = plan_of_run(Question.from_run(self.record), self.given).space
+        model = model_of_run(space, self.record)
+        mean, deviation = model.predict([model.space.labelled(layers)])
+        return float(mean[0]), float(deviation[0])
 
     def export(self, budget: str = "", trial: int | None = None, to: str | Path | None = None) -> Path:
         """Write any allocation that was trained; see `fs.export`."""

@@ -5,7 +5,7 @@ onto a budget before they are trained, so nothing over budget is ever measured; 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -92,6 +92,26 @@ class SearchSpace:
         """The allocation with these specs for the searched layers, from the menu or not."""
         all_specs = tuple(specs.get(layer.name, KEPT) for layer in self.model.layers)
         return Allocation(self.model, all_specs, self.searched, self.kept_dtype)
+
+    def labelled(self, labels: Mapping[str, str]) -> Allocation:
+        """The allocation whose searched layers have the menu entries of these labels.
+
+        Args:
+            labels: layer name -> label, such as "12/20" or "kept", for every searched layer; those of others are passed
+                over.
+
+        Raises:
+            UsageError: a layer is missing, or its menu has no such entry.
+        """
+        chosen = {}
+        for variable in self.variables:
+            menu = {spec.label: spec for spec in reversed(variable.menu)}
+            for name in variable.layers:
+                if labels.get(name) not in menu:
+                    known, given = ", ".join(reversed(menu)), repr(labels[name]) if name in labels else "none"
+                    raise UsageError(f"layers: {name!r} needs an entry of its menu ({known}), got {given}")
+                chosen[name] = menu[labels[name]]
+        return self.allocation_of(chosen)
 
     def profile(self, allocation: Allocation) -> Profile:
         """The profile whose menu entries are nearest in rate to the allocation's layers (exact ones preferred)."""

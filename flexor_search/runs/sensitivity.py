@@ -3,12 +3,12 @@
 fingerprint   what the scores are of: the run's own, without what does not touch them
 network       how it was trained, and what that and the scoring cost
 failed        why there are no scores, "" where there are
-complete      whether all that was to be scored has been
+complete      whether all that was to be scored has been; false where the time did not last
 scores        one entry an allocation: its profile (menu indices), accuracy and loss on the validation split
 own_rates     where ties were found: the layers that are let go of theirs, and by how many standard errors each differs
               from the others; absent before that is known
 table         for each layer and rate what it is predicted to lose
-model         all else that was fitted
+model         all else that was fitted; `level` is what an allocation is predicted to have that loses nothing
 
 Scores of the shared network are no trainings, so they are not in measurements.csv.
 """

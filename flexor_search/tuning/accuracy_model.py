@@ -206,7 +206,10 @@ class AccuracyModel:
         return doubts(self)
 
     def to_json(self) -> dict[str, Any]:
-        """What was found, as plain data: variances, noises and factors, sensitivities, doubts."""
+        """What was found, as plain data: variances, noises and factors, sensitivities, doubts.
+
+        Interactions apart, an allocation is predicted to have the `level` less the losses of its entries.
+        """
         return {
             "reference": self.reference,
             "values": self.counts,
@@ -214,6 +217,7 @@ class AccuracyModel:
             "own_terms": self.features.own,
             "interactions": self.has_interactions,
             "interaction_evidence": self.interaction_evidence,
+            "level": self.posterior.offset + sum(float(term.max()) for term in self.terms),
             "sensitivities": [vars(row) for row in self.sensitivities()],
             "doubts": self.doubts(),
         }

@@ -62,7 +62,8 @@ class SharedPlan:
         budgets: those asked for and the smaller ones, the sizes that matter.
         seed: of the network and of random allocations.
         seconds_per_image: of a plain training, for what it all cost in such trainings.
-        deadline: time.monotonic() after which no more is scored than what is scored first.
+        deadline: time.monotonic() after which no more is scored than what is scored first. The network stays then, for
+            a call that has more time.
         saved: is called whenever the network or scores are on disk.
     """
 
@@ -97,6 +98,9 @@ def shared_scores(plan: SharedPlan, measurer: Measurer, observer: Observer) -> S
     if known is not None and known.complete:
         observer.message(f"{len(known.scores)} allocations are scored already; no shared network is trained")
         return known
+    if known is not None and known.scores and time.monotonic() > plan.deadline:
+        observer.message(f"{len(known.scores)} allocations are scored; the time for more is up, --timeout gives it")
+        return known
     try:
         model, found = _in_memory(lambda: _trained(plan, measurer, observer, known))
         found = _in_memory(lambda: _scored(plan, measurer, observer, model, found))
@@ -105,8 +109,9 @@ def shared_scores(plan: SharedPlan, measurer: Measurer, observer: Observer) -> S
         if error.__cause__ is None or not is_out_of_memory(error.__cause__):
             Sensitivity(identity(run.fingerprint), failed=str(error)).write(run.folder)
         raise
-    for path in unfinished_files(measurer.run):
-        path.unlink(missing_ok=True)
+    if found.complete:
+        for path in unfinished_files(measurer.run):
+            path.unlink(missing_ok=True)
     return found
 
 
@@ -210,14 +215,14 @@ def _scored(
     ends = tuple(len(variable.menu) - 1 for variable in plan.opened.variables)
     check_learned(scorer(ends), measurer.data)
     scoring = _Scoring(plan, measurer, observer, scorer)
-    found = scoring.add(found, first_profiles(plan))
-    if plan.opened.size > SCORES:
+    found, is_whole = scoring.add(found, first_profiles(plan))
+    if is_whole and plan.opened.size > SCORES:
         fitted = fit_accuracy_model(plan.opened, observations(plan.opened, found))
-        found = scoring.add(found, proposed_profiles(plan, fitted))
+        found, is_whole = scoring.add(found, proposed_profiles(plan, fitted))
     spent = found.network["train_seconds"] + found.network.get("score_seconds", 0.0)
     plain = plan.seconds_per_image * len(measurer.data.train) * measurer.recipe.epochs
     network = found.network | {"training_equivalents": round(spent / max(plain, 1e-9), 2)}
-    found = replace(found, complete=True, network=network)
+    found = replace(found, complete=is_whole, network=network)
     found.write(measurer.run.folder)
     observer.message(
         f"shared network: trained in {network['train_seconds']:.0f} s, {len(found.scores)} allocations scored in "
@@ -233,8 +238,8 @@ class _Scoring:
     observer: Observer
     scorer: ProfileScorer
 
-    def add(self, found: Sensitivity, profiles: Sequence[Profile]) -> Sensitivity:
-        """Score what is not known, and write it down every few seconds.
+    def add(self, found: Sensitivity, profiles: Sequence[Profile]) -> tuple[Sensitivity, bool]:
+        """Score what is not known, and write it down every few seconds; returns whether the time lasted, too.
 
         Part after part, so that what the time leaves out are the last: within a part in the order that is fastest. The
         first part is scored whatever the time, because nothing can be fitted to nothing.
@@ -244,11 +249,12 @@ class _Scoring:
         todo = [profile for start in range(0, len(new), _PART) for profile in sorted(new[start : start + _PART])]
         least = min(_PART, len(todo)) if not known else 0
         made: list[SharedScore] = []
-        last = time.monotonic()
+        is_whole, last = True, time.monotonic()
         try:
             for number, profile in enumerate(todo):
                 if number >= least and time.monotonic() > self.plan.deadline:
                     self.observer.message(f"the time for scoring is up after {number} of {len(todo)} allocations")
+                    is_whole = False
                     break
                 self.observer.begin(f"scoring allocation {len(known) + number + 1} on the shared network")
                 score = self.scorer(profile)
@@ -259,7 +265,7 @@ class _Scoring:
                     made, last = [], time.monotonic()
         finally:
             found = self._saved(found, made, time.monotonic() - last)
-        return found
+        return found, is_whole
 
     def _saved(self, found: Sensitivity, made: list[SharedScore], seconds: float) -> Sensitivity:
         found = found.adding(made, seconds)
@@ -269,6 +275,6 @@ class _Scoring:
 
 
 def unfinished_files(run: Run) -> tuple[Path, Path]:
-    """The checkpoint of the network's training, and its weights once it is trained."""
+    """The checkpoint of the network's training, and its weights once it is trained, until all is scored."""
     folder = run.folder / "trained"
-    return folder / "unfinished-shared.safetensors", folder / "unfinished-shared-weights.safetensors"
+    return folder / "unfinished-shared.safetensors", folder / "shared-network.safetensors"

@@ -33,7 +33,7 @@ class Course:
 
     Attributes:
         name: "supernet" or "direct".
-        why: in one line.
+        why: it was.
         plan: what to do; its trials are the strategy's own where none were asked for.
         phases: the time plan.
         instead: the direct course, where this one may come to nothing.
@@ -44,6 +44,11 @@ class Course:
     plan: SearchPlan
     phases: tuple[Phase, ...]
     instead: "Course | None" = None
+
+    @property
+    def told(self) -> str:
+        """What was chosen and why, in one line."""
+        return f"strategy {self.name}: {self.why}"
 
     @property
     def seconds_per_image(self) -> float:
@@ -68,7 +73,7 @@ def choose_course(
     each = search_phase.seconds_each / max(1, search_phase.images * search_phase.epochs)
     full_seconds = each * confirm_phase.images * confirm_phase.epochs
     name, why = _choice(asked, plan, search_phase, _COST * full_seconds, measurer)
-    direct = Course(DIRECT, f"strategy direct: {why}", plan, tuple(phases))
+    direct = Course(DIRECT, why, plan, tuple(phases))
     if name == DIRECT:
         return direct
     own = TRIALS if len(plan.budgets) == 1 else max(TRIALS_FOR_MANY, 2 * len(plan.budgets))
@@ -78,7 +83,7 @@ def choose_course(
     known = (shared,) if not (measurer.run.folder / FILE).exists() else ()
     return Course(
         name,
-        f"strategy supernet: {why}",
+        why,
         plan,
         (*known, replace(search_phase, trainings=plan.trials), confirm_phase),
         direct,
@@ -106,7 +111,7 @@ def follow(course: Course, measurer: Measurer, observer: Observer) -> tuple[Cour
     except SharedNetworkError as error:
         assert course.instead is not None
         observer.message(f"{error}; going on with the direct strategy")
-        return course.instead, None
+        return replace(course.instead, why=str(error)), None
     finally:
         if has_begun:
             clock.write()

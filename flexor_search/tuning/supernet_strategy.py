@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flexor_search.planning import GAMMAS, Budget
+from flexor_search.errors import RunError
+from flexor_search.planning import GAMMAS, Budget, SearchSpace
 from flexor_search.planning.ties import opened, refined
-from flexor_search.runs import DONE, SEARCH, Measurement
-from flexor_search.runs.sensitivity import Sensitivity
+from flexor_search.runs import DONE, SEARCH, Measurement, Run
+from flexor_search.runs.sensitivity import Sensitivity, read_sensitivity
 from flexor_search.tuning.accuracy_model import AccuracyModel, fit_accuracy_model
 from flexor_search.tuning.clock import SearchClock
 from flexor_search.tuning.confirm import ENOUGH_TRAINED, Finalists, trainings
@@ -113,6 +114,26 @@ def supernet_search(
         return finalists(plan, both)
     values = {m.digest: m.val_accuracy if m.state == DONE else -math.inf for m in done}
     return finalists(plan, model, Tried(values, len(measurer.data.validation)), both)
+
+
+def model_of_run(space: SearchSpace, run: Run) -> AccuracyModel:
+    """The model of accuracy fitted to all that a run has measured: scores of its shared network and trainings.
+
+    Args:
+        space: of the run.
+        run: any.
+
+    Raises:
+        RunError: nothing was measured yet, or sensitivity.json is damaged or of another search.
+    """
+    whole = opened(space)
+    found = read_sensitivity(run.folder, whole, run.fingerprint)
+    scored = observations(whole, found) if found is not None else []
+    space = whole if scored else space  # trainings alone keep every tie
+    trained = trainings(space, run.measurements)
+    if not scored and not trained:
+        raise RunError(f"{run.folder}: nothing that a model of accuracy is fitted to was measured; resume it first")
+    return fit_accuracy_model(space, [*scored, *trained])
 
 
 def candidates(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:

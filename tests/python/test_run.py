@@ -85,6 +85,18 @@ def test_the_best_of_another_budget_is_one_that_was_trained(run):
         run.best("0.6")
 
 
+def test_what_an_allocation_is_believed_to_have(run):
+    best = run.best()
+    mean, deviation = run.predict(best.layers)
+    assert 0 < mean < 1
+    assert 0 < deviation < 1
+    unknown = {name: "kept" if entry == "kept" else "9/21" for name, entry in best.layers.items()}
+    with pytest.raises(fs.UsageError, match=r"layers: '\d' needs an entry of its menu \(.*\), got '9/21'"):
+        run.predict(unknown)
+    with pytest.raises(fs.UsageError, match=r"got none"):
+        run.predict({})
+
+
 def test_it_is_shown_in_a_cell_as_what_it_is(run):
     html = run._repr_html_()
     tree = ElementTree.fromstring(html)  # well-formed

@@ -43,7 +43,7 @@ def randomize(layer):
 @st.composite
 def specs(draw, max_out=20, max_planes=3):
     """A spec of any code family."""
-    family = draw(st.sampled_from(["systematic", "taps", "random", "matrix"]))
+    family = draw(st.sampled_from(["systematic", "dense", "taps", "random", "matrix"]))
     n_planes, n_out = draw(st.integers(1, max_planes)), draw(st.integers(1, max_out))
     n_in = draw(st.integers(1, n_out))
     if family == "matrix":

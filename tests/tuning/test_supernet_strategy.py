@@ -1,6 +1,7 @@
 """The supernet strategy: one shared training answers every budget, whatever interrupts it, and says when it cannot."""
 
 import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from flexor_search.errors import RunError
 from flexor_search.planning import GAMMAS, nearest_uniform, size_rule
 from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH
 from flexor_search.runs.sensitivity import FILE, Sensitivity, SharedScore, read_sensitivity
@@ -26,6 +28,7 @@ from flexor_search.tuning.supernet_strategy import (
     candidates,
     finalists,
     leads_of_rules,
+    model_of_run,
     sizes,
     supernet_search,
 )
@@ -94,6 +97,25 @@ def test_one_shared_training_leads_to_finalists_that_fit(searched):
     }
     assert not list((measurer.run.folder / "trained").glob("unfinished-*"))
     assert any("scored in" in text for (text,) in observer.of("message"))
+
+
+def test_the_file_says_what_the_model_of_the_run_predicts(searched):
+    run = searched[0].run
+    told = json.loads((run.folder / FILE).read_text())
+    loss = {(row["layer"], row["label"]): row["loss"] for row in told["table"]}
+    model = model_of_run(SPACE, run)
+    for profile in ((0, 0), (1, 3), (4, 4)):
+        entries = zip(SPACE.variables, profile, strict=True)
+        expected = told["model"]["level"] - sum(loss[v.name, v.menu[index].label] for v, index in entries)
+        additive = model.posterior.offset + sum(term[i] for term, i in zip(model.terms, profile, strict=True))
+        assert additive == pytest.approx(expected, abs=1e-6)
+    assert model.has_interactions == told["model"]["interactions"]
+
+
+def test_a_run_without_measurements_predicts_nothing(tmp_path):
+    run = measurer_in(tmp_path / "x").run
+    with pytest.raises(RunError, match="is fitted to was measured; resume it first"):
+        model_of_run(SPACE, run)
 
 
 def test_a_later_budget_is_answered_without_the_shared_network(searched, monkeypatch):
@@ -409,6 +431,16 @@ def test_where_the_time_is_up_at_once_the_single_rates_are_scored_all_the_same(t
     assert any("the time for scoring is up after 6 of 25" in text for (text,) in observer.of("message"))
     named = search_by(course, found, measurer, observer)
     assert all(BUDGET[0].fits(candidate.allocation) for candidate in named[BUDGET[0].text])
+    monkeypatch.setattr(shared_scores, "train_shared", None)
+    observer = Recorder()
+    assert follow(course, measurer, observer)[1].scores == found.scores
+    assert "6 allocations are scored; the time for more is up" in observer.of("message")[-1][0]
+    measurer.run.sweep(is_done=True)
+    observer = Recorder()
+    more = follow(course_for(measurer), measurer, observer)[1]  # with all the time that it takes
+    assert (len(more.scores), more.complete) == (25, True)
+    assert more.scores[:6] == found.scores
+    assert not (measurer.run.folder / "trained" / "shared-network.safetensors").exists()
 
 
 def test_what_the_shared_network_takes_counts_as_time_of_the_search(tmp_path, monkeypatch):
