@@ -3,7 +3,8 @@
 python studies/resnet20-fashion-mnist/run.py --seconds 3600          # small form: 14x14 images, 16,384 for training
 python studies/resnet20-fashion-mnist/run.py --size full             # full size, for a GPU: several at a time
 python studies/resnet20-fashion-mnist/run.py --late --processes 2    # the late pick, on a CPU; --size full for a GPU
-python studies/resnet20-fashion-mnist/run.py --seconds 0             # train nothing, print what is there; --late, too
+python studies/resnet20-fashion-mnist/run.py --long --processes 2    # the same picks, three times as many epochs, mirrored
+python studies/resnet20-fashion-mnist/run.py --seconds 0             # train nothing, print what is there; --late, --long, too
 
 In this order, each step written down as soon as it is done, so that it can be stopped at any time and called again:
 1. small form only: one shared network of all allocations is trained, and 300 random ones are scored on it
@@ -17,6 +18,8 @@ In this order, each step written down as soon as it is done, so that it can be s
 With --late: the model, as it was improved since, is fitted to the validation accuracies of all of these, and in the
 small form of more trainings that were made on the way (explored.csv); it names a "late pick", once, which trains beside
 the rules of thumb with 5 seeds that nothing was trained with before (late.csv).
+With --long: the late picks and the rules of thumb once more by a longer recipe (24 epochs in the small form, images
+mirrored at random), with 5 other seeds (long.csv).
 
 Candidates are chosen by validation accuracy; test accuracies are only printed.
 """
@@ -63,8 +66,10 @@ GAMMA_SEEDS = {"small": (11, 12), "full": (11,)}
 RANDOM_SEEDS = {"small": (21, 22), "full": (21,)}
 SCORES, SEARCHED, RANDOMS = 300, 48, 30
 LATE_SEEDS = (401, 402, 403, 404, 405)
+LONG_SEEDS = (601, 602, 603, 604, 605)
 EPOCHS = {"small": 8, "full": 2}
 """Of a training: 1,024 steps of 128 of the 16,384 images in small, 858 of the 55,000 in full size."""
+LONG_EPOCHS = {"small": 24, "full": 8}
 SHARED_EPOCHS = 10
 TILT = 0.3
 """Of the allocations that train for the model: their rates go with weights^-TILT, as good ones' do."""
@@ -241,16 +246,22 @@ def late_pick(folder: Path, space: SearchSpace) -> dict[str, Allocation]:
     return found | picks(folder, "late pick, half the bits", fine, observed, HALVES)
 
 
-def late_jobs(folder: Path, space: SearchSpace, gammas: dict[Budget, str | None]) -> list[Job]:
-    """The late picks beside the rules, seed after seed; then those at half of what the paper's codes take."""
+def late_jobs(folder: Path, space: SearchSpace, gammas: dict[Budget, str | None], seeds: tuple[int, ...]) -> list[Job]:
+    """The late picks beside the rules, seed after seed."""
     named, jobs = late_pick(folder, space), []
-    for seed in LATE_SEEDS:
+    for seed in seeds:
         for budget, gamma in gammas.items():
             of_rules = rules(space, budget)
             candidates = {"late pick": named[budget.text], "size rule": of_rules[str(gamma)]}
-            candidates |= {name: of_rules[name] for name in ("uniform", "stages")}
+            candidates |= {name: of_rules[name] for name in ("stages", "uniform")}
             jobs += [Job(f"{budget.text} {name}", one, seed) for name, one in candidates.items()]
-    return jobs + [Job(f"{b.text} late pick", named[b.text], seed) for seed in LATE_SEEDS for b in HALVES]
+    return jobs
+
+
+def half_jobs(folder: Path, space: SearchSpace) -> list[Job]:
+    """The late picks at half of what the paper's codes take."""
+    named = late_pick(folder, space)
+    return [Job(f"{b.text} late pick", named[b.text], seed) for seed in LATE_SEEDS for b in HALVES]
 
 
 def device_name() -> str:
@@ -267,12 +278,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing later than this")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--late", action="store_true", help="the late pick")
+    parser.add_argument("--long", action="store_true", help="the late pick by the longer recipe")
     parser.add_argument("--processes", type=int, default=1, help="on a CPU, of one thread each")
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--folder", type=Path, default=None, help="default: a folder beside this script")
     given = parser.parse_args()
-    if given.processes > 1 and not given.late:
-        parser.error("--processes goes with --late: everything else trains on a GPU, or one after the other")
+    is_late = given.late or given.long
+    if given.processes > 1 and not is_late:
+        parser.error("--processes goes with --late or --long: all else trains on a GPU, or one after the other")
     started, folder = time.monotonic(), given.folder or HERE / given.size
     folder.mkdir(parents=True, exist_ok=True)
     use_threads(given.threads)
@@ -281,6 +294,8 @@ def main() -> None:
     recipe = replace(task.recipe, epochs=EPOCHS[size], search_epochs=EPOCHS[size])
     if device_name() == "cuda" or given.late:
         recipe = replace(recipe, precision="bfloat16", memory_format="channels_last")
+    if given.long:
+        recipe = replace(recipe, epochs=LONG_EPOCHS[size], search_epochs=LONG_EPOCHS[size], augmentation="flip")
     task = replace(task, recipe=recipe)
     space = make_space(describe(task.build()), read_space_file(HERE / "space.toml"), task.name)
     menu = {"keep": ["conv1", "linear"], "default": {"rates": [f"{n_in}/20" for n_in in range(2, 21)]}}
@@ -290,14 +305,16 @@ def main() -> None:
         print("nothing is there yet")
         return
     data = task.load(given.data_dir)
-    if given.late:
+    if is_late:
         earlier = read_table(table)
         gammas = {budget: best_gamma(earlier, budget, len(GAMMA_SEEDS[size])) for budget in BUDGETS}
         if None in gammas.values():
             parser.error(f"--late: {table} must hold the gammas of all budgets; run without it first")
-        jobs = late_jobs(folder, space, gammas)
-        late = train_table(folder / "late.csv", jobs, task, data, given.seconds, given.processes)
-        print_results(late, {}, LATE_SEEDS)
+        jobs = late_jobs(folder, space, gammas, LONG_SEEDS if given.long else LATE_SEEDS)
+        jobs += [] if given.long else half_jobs(folder, space)
+        path = folder / ("long.csv" if given.long else "late.csv")
+        late = train_table(path, jobs, task, data, given.seconds, given.processes)
+        print_results(late, {}, LONG_SEEDS if given.long else LATE_SEEDS)
         print_table([row for row in late if row["name"].split()[0] in [budget.text for budget in HALVES]])
         return
     observed: dict[str, list[Observation]] = {}

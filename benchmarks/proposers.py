@@ -1,0 +1,252 @@
+"""Who should propose the trials of `direct`: `python -m benchmarks.proposers --json`. Trains nothing.
+
+Whole searches of `direct` (baselines, proposals, finalists; no early stopping), in two worlds:
+
+table    LeNet-5's four layers, benchmarks/data: a trial sees the validation accuracy of one seed, what is found is
+         judged by the other seed.
+made     ResNet-20's 18 layers, n_in 1 to 20 of 20: truths drawn from what all trainings of
+         studies/resnet20-fashion-mnist/small leave open (the model of accuracy with terms of single layers), a trial
+         sees a truth plus the noise of a seed. They say what holds if networks are as that model believes.
+
+Proposers: Optuna's GP and TPE, the additive sampler (each through an Optuna study, then projected onto a budget), the
+model of accuracy itself (the best under the budget of a draw from its posterior, exactly), and rates at random.
+
+For each: gain over the uniform allocation at the same budget, in points, mean over budgets and seeds, of
+`observed` (the most accurate trial that fits), `predicted` (the model's best) and `confirmed` (of the finalists the one
+with the best mean of three more values; in the table that is the one value there is, so it is left out).
+"""
+
+import argparse
+import csv
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from benchmarks.efficiency_table import Table
+from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, make_space, nearest_uniform
+from flexor_search.planning.space_file import SpaceFile
+from flexor_search.runs import DONE, SEARCH, Measurement
+from flexor_search.tuning import SearchPlan, finalists, fit_accuracy_model, optuna_backend, proposals
+from flexor_search.tuning.accuracy_model import AccuracyModel
+from flexor_search.tuning.axes import Features, space_axes
+from flexor_search.tuning.confirm import trainings
+from flexor_search.tuning.evidence import SourceData, fit_evidence
+from flexor_search.tuning.trial import Candidate
+
+STUDY = Path(__file__).parents[1] / "studies" / "resnet20-fashion-mnist" / "small"
+SEED_NOISE = 0.0035
+"""Standard deviation between seeds of a validation accuracy, as that study found it."""
+BUDGETS = {
+    "table": ("0.3bpw", "0.45bpw", "0.6bpw", "0.8bpw"),
+    "made": ("0.3bpw", "0.4bpw", "0.47bpw", "0.6bpw"),
+}
+Propose = Callable[[SearchPlan, list[Measurement]], Candidate | None]
+
+
+@dataclass(frozen=True)
+class World:
+    """What a search is in.
+
+    Attributes:
+        space: the menus.
+        see: an allocation's value in a trial or confirmation, by allocation and a number that draws the noise.
+        truth: what an allocation is judged by.
+        confirms: whether values of other seeds can be seen.
+    """
+
+    space: SearchSpace
+    see: Callable[[Allocation, int], float]
+    truth: Callable[[Allocation], float]
+    confirms: bool
+
+
+def table_world(seed: int) -> World:
+    """The measured table; even seeds see the first of its two trainings."""
+    table, direction = _table(), seed % 2
+
+    def row(allocation: Allocation) -> int:
+        return table.row_of[table.space.profile(allocation)]
+
+    return World(
+        table.space,
+        lambda allocation, _: float(table.seen[direction][row(allocation)]),
+        lambda allocation: float(table.truth[direction][row(allocation)]),
+        confirms=False,
+    )
+
+
+def made_world(seed: int) -> World:
+    """A truth drawn for a seed."""
+    model = _believed().draw(seed)
+
+    def truth(allocation: Allocation) -> float:
+        return float(model.predict([allocation])[0][0])
+
+    def see(allocation: Allocation, number: int) -> float:
+        random = np.random.Generator(np.random.PCG64([seed, number, int(allocation.digest[:8], 16)]))
+        return truth(allocation) + SEED_NOISE * float(random.standard_normal())
+
+    return World(model.space, see, truth, confirms=True)
+
+
+@cache
+def _table() -> Table:
+    return Table.read()
+
+
+@cache
+def _believed() -> AccuracyModel:
+    """The model of all trainings of the study, with terms of single layers, be they mostly noise or not."""
+    from flexor_search.quantization import describe
+    from flexor_search.workloads import workload
+
+    shape = describe(workload("resnet20-fashion-mnist-small").build())
+    menu = {"keep": ["conv1", "linear"], "default": {"rates": [f"{n_in}/20" for n_in in range(1, 21)]}}
+    space = make_space(shape, SpaceFile.model_validate(menu))
+    files = [STUDY / name for name in ("trainings.csv", "explored.csv", "late.csv")]
+    lines = [line for path in files for line in csv.DictReader(path.open(encoding="utf-8"))]
+    profiles = [space.profile(_labelled(space, line["label"])) for line in lines]
+    values = np.array([float(line["val_accuracy"]) for line in lines])
+    features = Features(space_axes(space))
+    source = SourceData("trained", features.of(profiles), values, np.ones(len(values)))
+    posterior = fit_evidence([source], features.groups)
+    return AccuracyModel(space, features, posterior, "trained", {"trained": len(values)}, 0.0)
+
+
+def _labelled(space: SearchSpace, label: str) -> Allocation:
+    names = [layer.name for layer in space.model.layers]
+    return space.labelled(dict(zip(names, label.split(), strict=True)))
+
+
+def by_optuna(name: str) -> Propose:
+    """One of the tool's samplers, projected."""
+
+    def propose(plan: SearchPlan, done: list[Measurement]) -> Candidate | None:
+        usual = optuna_backend.make_sampler
+        optuna_backend.make_sampler = lambda _, seed: optuna_backend.SAMPLERS[name](seed)
+        try:
+            return proposals.next_proposal(plan, done)
+        finally:
+            optuna_backend.make_sampler = usual
+
+    return propose
+
+
+def by_model(plan: SearchPlan, done: list[Measurement]) -> Candidate | None:
+    """The best under the budget whose turn it is of a draw from the model of accuracy."""
+    model = fit_accuracy_model(plan.space, trainings(plan.space, done))
+    measured = {m.digest for m in done}
+    for attempt in range(20):
+        drawn = model.draw((plan.seed * 100_003 + len(done)) * 20 + attempt)
+        budget = proposals._budgets_by_turn(plan, len(done))[0]
+        allocation = drawn.best_under(budget)
+        if allocation.digest not in measured:
+            return Candidate(allocation, "proposed", budget.text)
+    return by_chance(plan, done)
+
+
+def by_chance(plan: SearchPlan, done: list[Measurement]) -> Candidate | None:
+    """Rates at random, projected."""
+    random = np.random.Generator(np.random.PCG64([plan.seed, len(done), 5]))
+    budget = proposals._budgets_by_turn(plan, len(done))[0]
+    measured = {m.digest for m in done}
+    for _ in range(50):
+        profile = tuple(int(random.integers(len(variable.menu))) for variable in plan.space.variables)
+        allocation = proposals.onto(plan.space, profile, budget)
+        if allocation.digest not in measured:
+            return Candidate(allocation, "proposed", budget.text)
+    return None
+
+
+PROPOSERS: dict[str, Propose] = {
+    "random": by_chance,
+    "gp": by_optuna("gp"),
+    "tpe": by_optuna("tpe"),
+    "additive": by_optuna("additive"),
+    "model": by_model,
+}
+
+
+def measurement(candidate: Candidate, number: int, value: float) -> Measurement:
+    """As a run would write it down."""
+    allocation = candidate.allocation
+    about = (number, SEARCH, candidate.kind, allocation.digest, allocation.label, json.dumps(allocation.to_json()))
+    sizes = (allocation.bits_per_weight, allocation.nominal_bits_per_weight, allocation.payload_bits, 0)
+    return Measurement(*about, candidate.budget, *sizes, 0, 1, 1, DONE, value, -value, "", 0.0, "")
+
+
+def search(world: World, plan: SearchPlan, propose: Propose) -> dict[str, float]:
+    """One search of one budget: gains over uniform in points."""
+    (budget,) = plan.budgets
+    done: list[Measurement] = []
+    for candidate in proposals.baselines(plan):
+        done.append(measurement(candidate, len(done), world.see(candidate.allocation, 0)))
+    while len(done) < plan.trials and (candidate := propose(plan, done)) is not None:
+        done.append(measurement(candidate, len(done), world.see(candidate.allocation, 0)))
+    space = plan.space
+    uniform = nearest_uniform(space, budget) or full_precision(space.model)
+    base = world.truth(uniform)
+    model = fit_accuracy_model(space, trainings(space, done))
+    fitting = [
+        (m.val_accuracy, allocation)
+        for m in done
+        if budget.fits(allocation := Allocation.from_json(space.model, json.loads(m.allocation)))
+    ]
+    chosen = {"observed": max(fitting, key=lambda one: one[0])[1], "predicted": model.best_under(budget)}
+    if world.confirms:
+        named = [one.allocation for one in finalists(space, budget, done, model)]
+        chosen["confirmed"] = max(named, key=lambda one: sum(world.see(one, 1 + seed) for seed in range(3)))
+    return {name: 100 * (world.truth(one) - base) for name, one in chosen.items()}
+
+
+WORLDS = {"table": table_world, "made": made_world}
+
+
+def measure(worlds: Iterable[str], proposers: Iterable[str], trials: int, seeds: int) -> dict[str, dict]:
+    """Mean gains and their standard errors over seeds."""
+    found: dict[str, dict] = {}
+    for place in worlds:
+        for name in proposers:
+            by_way: dict[str, list[float]] = {}
+            started = time.process_time()
+            for seed in range(seeds):
+                world = WORLDS[place](seed)
+                gains = [
+                    search(world, SearchPlan(world.space, (Budget.parse(text),), trials, seed, 1e9), PROPOSERS[name])
+                    for text in BUDGETS[place]
+                ]
+                for way in gains[0]:
+                    by_way.setdefault(way, []).append(float(np.mean([one[way] for one in gains])))
+            spent = (time.process_time() - started) / (seeds * len(BUDGETS[place]))
+            found[f"{place}, {name}"] = {
+                way: [round(float(np.mean(some)), 3), round(float(np.std(some, ddof=1) / len(some) ** 0.5), 3)]
+                for way, some in by_way.items()
+            } | {"search_seconds": round(spent, 2)}
+            print(f"{place}, {name}: {found[f'{place}, {name}']}", flush=True)
+    return found
+
+
+def main() -> None:
+    """Parse, replay, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.proposers", description=__doc__)
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=[*WORLDS])
+    parser.add_argument("--proposers", nargs="+", choices=PROPOSERS, default=[*PROPOSERS])
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    result = measure(given.worlds, given.proposers, given.trials, given.seeds)
+    if given.json:
+        print(json.dumps({"trials": given.trials, "seeds": given.seeds, "gain": result}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
