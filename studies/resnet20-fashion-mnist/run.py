@@ -3,8 +3,8 @@
 python studies/resnet20-fashion-mnist/run.py --seconds 3600          # small form: 14x14 images, 16,384 for training
 python studies/resnet20-fashion-mnist/run.py --size full             # full size, for a GPU: several at a time
 python studies/resnet20-fashion-mnist/run.py --late --processes 2    # the late pick, on a CPU; --size full for a GPU
-python studies/resnet20-fashion-mnist/run.py --long --processes 2    # the same picks, three times as many epochs, mirrored
-python studies/resnet20-fashion-mnist/run.py --seconds 0             # train nothing, print what is there; --late, --long, too
+python studies/resnet20-fashion-mnist/run.py --long --processes 2    # the same picks by a longer recipe
+python studies/resnet20-fashion-mnist/run.py --seconds 0             # train nothing, print what is there; the others, too
 
 In this order, each step written down as soon as it is done, so that it can be stopped at any time and called again:
 1. small form only: one shared network of all allocations is trained, and 300 random ones are scored on it
@@ -247,15 +247,16 @@ def late_pick(folder: Path, space: SearchSpace) -> dict[str, Allocation]:
 
 
 def late_jobs(folder: Path, space: SearchSpace, gammas: dict[Budget, str | None], seeds: tuple[int, ...]) -> list[Job]:
-    """The late picks beside the rules, seed after seed."""
-    named, jobs = late_pick(folder, space), []
+    """The late picks beside the rules, seed after seed; uniform, which is far from the others, last."""
+    named, jobs, uniform = late_pick(folder, space), [], []
     for seed in seeds:
         for budget, gamma in gammas.items():
             of_rules = rules(space, budget)
             candidates = {"late pick": named[budget.text], "size rule": of_rules[str(gamma)]}
-            candidates |= {name: of_rules[name] for name in ("stages", "uniform")}
+            candidates["stages"] = of_rules["stages"]
             jobs += [Job(f"{budget.text} {name}", one, seed) for name, one in candidates.items()]
-    return jobs
+            uniform.append(Job(f"{budget.text} uniform", of_rules["uniform"], seed))
+    return jobs + uniform
 
 
 def half_jobs(folder: Path, space: SearchSpace) -> list[Job]:
