@@ -4,7 +4,7 @@ python studies/resnet20-fashion-mnist/run.py --seconds 3600          # small for
 python studies/resnet20-fashion-mnist/run.py --size full             # full size, for a GPU: several at a time
 python studies/resnet20-fashion-mnist/run.py --late --processes 2    # the late pick, on a CPU; --size full for a GPU
 python studies/resnet20-fashion-mnist/run.py --long --processes 2    # the same picks by a longer recipe
-python studies/resnet20-fashion-mnist/run.py --seconds 0             # train nothing, print what is there; the others, too
+python studies/resnet20-fashion-mnist/run.py --seconds 0             # train nothing, only print what is there
 
 In this order, each step written down as soon as it is done, so that it can be stopped at any time and called again:
 1. small form only: one shared network of all allocations is trained, and 300 random ones are scored on it
