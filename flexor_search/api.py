@@ -157,9 +157,7 @@ def _searched(
     observer.message(_recipe_line(measurer.recipe, planned))
     phases = time_plan(measurer, space.dearest, trials, confirmations)
     asked = SearchPlan(space, budgets, trials, question.seed, timeout, question.ahead)
-    # what "auto" means is measured, and workers of one study must not come to different answers
-    strategy = "direct" if study is not None and question.strategy == "auto" else question.strategy
-    course = choose_course(strategy, asked, question.trials, phases, measurer)
+    course = choose_course(question.strategy, asked, question.trials, phases, measurer)
     observer.message(course.told)
     phases = course.phases
     for phase in phases:

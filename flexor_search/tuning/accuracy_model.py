@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from flexor_search.errors import UsageError
 from flexor_search.planning import Allocation, Budget, SearchSpace
 from flexor_search.planning.space import Profile, spec_rate
-from flexor_search.tuning.axes import Features, space_axes
+from flexor_search.tuning.axes import Features, kind_of, space_axes
 from flexor_search.tuning.best_under import best_profile
 from flexor_search.tuning.evidence import Posterior, SourceData, fit_evidence
 
@@ -162,9 +162,10 @@ class AccuracyModel:
     def choices(self) -> list[Floats]:
         """The same as a choice is made by, for each variable of the space that it is made from: curves that never fall.
 
-        An entry is worth no less than any cheaper one of its layer, for who stores more bits can say what the other
-        says; a fit to noisy values can still fall, and would leave a budget unused (docs/log.md). Of equals the one
-        that stores more is worth a trifle more.
+        An entry is worth no less than any cheaper one of its kind (code family, planes, outputs) in its layer, for who
+        stores more bits can say what the other says; a fit to noisy values can still fall, and would leave a budget
+        unused (docs/log.md). Plain weights are worth no less than anything. Of equals the one that stores more is worth
+        a trifle more.
         """
         space = self.chosen_from or self.space
         terms = self._terms_of(space)
@@ -172,9 +173,13 @@ class AccuracyModel:
         found = []
         for variable, term in zip(space.variables, terms, strict=True):
             rates = np.array([spec_rate(spec) for spec in variable.menu])
-            order = np.argsort(rates, kind="stable")
+            kinds = np.array([kind_of(spec) for spec in variable.menu])
             rising = np.empty_like(term)
-            rising[order] = np.maximum.accumulate(term[order])
+            for kind in dict.fromkeys(kinds):
+                order = [i for i in np.argsort(rates, kind="stable") if kinds[i] == kind]
+                rising[order] = np.maximum.accumulate(term[order])
+            kept = [i for i, spec in enumerate(variable.menu) if spec.is_kept]
+            rising[kept] = term.max()
             found.append(rising + trifle * np.log(rates))
         return found
 

@@ -63,7 +63,7 @@ def space_axes(space: SearchSpace) -> tuple[Axis, ...]:
         Axis(
             variable.name,
             tuple(spec_log_rate(spec) for spec in variable.menu),
-            tuple(_kind(spec) for spec in variable.menu),
+            tuple(kind_of(spec) for spec in variable.menu),
             float(sum(weights[name] for name in variable.layers)),
             depths[i],
         )
@@ -75,7 +75,8 @@ def _spread(count: int) -> list[float]:
     return np.linspace(-1, 1, count).tolist() if count > 1 else [0.0] * count
 
 
-def _kind(spec: LayerSpec) -> str:
+def kind_of(spec: LayerSpec) -> str:
+    """What a menu entry is besides its rate: entries of one kind lie on one curve."""
     if spec.is_kept:
         return "kept"
     return f"{spec.family}, {spec.n_tap} taps, {spec.n_planes} planes, {spec.n_out} outputs"

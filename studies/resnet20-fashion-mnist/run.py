@@ -293,10 +293,11 @@ def main() -> None:
     size = given.size
     task = workload("resnet20-fashion-mnist-small" if size == "small" else "resnet20-fashion-mnist")
     recipe = replace(task.recipe, epochs=EPOCHS[size], search_epochs=EPOCHS[size])
-    if device_name() == "cuda" or given.late:
-        recipe = replace(recipe, precision="bfloat16", memory_format="channels_last")
     if given.long:
         recipe = replace(recipe, epochs=LONG_EPOCHS[size], search_epochs=LONG_EPOCHS[size], augmentation="flip")
+    if device_name() == "cuda" or is_late:  # the long recipe in float32 on any processor: it may take more than one
+        precision = "float32" if given.long and device_name() == "cpu" else "bfloat16"
+        recipe = replace(recipe, precision=precision, memory_format="channels_last")
     task = replace(task, recipe=recipe)
     space = make_space(describe(task.build()), read_space_file(HERE / "space.toml"), task.name)
     menu = {"keep": ["conv1", "linear"], "default": {"rates": [f"{n_in}/20" for n_in in range(2, 21)]}}

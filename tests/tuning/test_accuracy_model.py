@@ -1,5 +1,6 @@
 """The model of accuracy: recovers what made the data, weighs its sources, and chooses by what is smooth."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -170,6 +171,21 @@ def test_spaces_of_one_layer_one_entry_and_many_kinds(model, file):
     assert np.isfinite([*mean, *std]).all()
     assert Budget.parse("0.9bpw").fits(fitted.best_under(Budget.parse("0.9bpw")))
     assert fitted.sensitivities()
+
+
+def test_an_entry_of_another_code_owes_its_worth_to_its_own_kind_alone():
+    menu = {"rates": ["4/20", "5/20"], "families": ["systematic", "dense"]}
+    file = SpaceFile.model_validate({"keep": [], "default": menu, "layer": [{"match": "b", "rates": ["8/20", "kept"]}]})
+    space = make_space(model_of(layer("a", 400, 400), layer("b", 40, 40)), file)
+    first = space.variables[0].menu
+    worth = {"4/20": 0.80, "5/20": 0.82, "4/20 dense": 0.90, "5/20 dense": 0.91}
+    assert {spec.label for spec in first} == worth.keys()
+    profiles = list(itertools.product(range(len(first)), range(len(space.variables[1].menu)))) * 5
+    observed = [Observation(space.allocation(p), worth[first[p[0]].label]) for p in profiles]
+    chosen = fit_accuracy_model(space, observed).choices[0]
+    by_label = dict(zip((spec.label for spec in first), chosen, strict=True))
+    assert by_label["4/20 dense"] > by_label["5/20"] + 0.03  # which stores more, and cannot say the same
+    assert by_label["4/20"] < by_label["5/20"] < by_label["5/20 dense"]
 
 
 def test_values_that_are_no_numbers_are_left_out_and_none_at_all_is_an_error():

@@ -237,6 +237,14 @@ def test_auto_chooses_by_what_the_workload_costs_and_says_why(tmp_path, name):
     assert course.plan.trials == (min(TRIALS, trials) if expected == "supernet" else trials)
 
 
+@pytest.mark.parametrize("asked", ["auto", "supernet"])
+def test_workers_of_one_study_search_directly_and_why_is_said(tmp_path, asked):
+    measurer = replace(measurer_in(tmp_path / "x"), agree=lambda _name, offer, _binds: offer())
+    phases = (replace(PHASES[0], trainings=40), PHASES[1])
+    course = choose_course(asked, plan_for(space_of(), trials=40), 0, phases, measurer)
+    assert course.told.startswith("strategy direct: workers that share a storage train trials side by side")
+
+
 def test_several_budgets_take_fewer_trials_unless_asked_otherwise(tmp_path):
     measurer, plan = measurer_in(tmp_path / "x"), plan_for(space_of(), SEVERAL, trials=40)
     phases = (PHASES[0], replace(PHASES[1], trainings=48))
