@@ -228,7 +228,7 @@ def budget_of(run: Run, text: str) -> Budget:
 
 def _shipped(space: SearchSpace, budget: Budget, run: Run) -> Group | None:
     """The trainings that summary.json has chosen for a budget; None where it has not."""
-    for entry in (run.summary() or {}).get("budgets", []):
+    for entry in run.chosen():
         own = Budget.parse(entry["budget"])
         if (own.kind, own.value) != (budget.kind, budget.value):
             continue

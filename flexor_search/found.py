@@ -131,7 +131,7 @@ class Run:
             RunError: nothing that fits was trained.
         """
         limit = exporting.budget_of(self.record, budget)
-        for entry in (self.summary() or {}).get("budgets", []):
+        for entry in self.record.chosen():
             own = Budget.parse(entry["budget"])
             if (own.kind, own.value) == (limit.kind, limit.value):
                 path = self.folder / f"model-{entry['budget']}.safetensors"
@@ -159,7 +159,8 @@ class Run:
             those: a fraction, for accuracies. Where nothing but a shared network was measured, minus its loss.
 
         Raises:
-            UsageError: a searched layer is missing, or its menu has no such entry.
+            UsageError: a searched layer is missing, its menu has no such entry (a uniform model may lie outside the
+                menus), or tied layers differ.
             RunError: nothing was measured yet.
         """
         space = plan_of_run(Question.from_run(self.record), self.given).space

@@ -130,7 +130,7 @@ def print_results(run: "Run") -> None:
 
     summary, words = run.summary(), MetricWords.of(run.question)
     console = _stdout()
-    if summary is None:
+    if summary is None or not summary["budgets"]:
         console.print("nothing finished yet")
         return
     table = Table(box=None, pad_edge=False)

@@ -98,10 +98,10 @@ class SearchSpace:
 
         Args:
             labels: layer name -> label, such as "12/20" or "kept", for every searched layer; those of others are passed
-                over.
+                over. Of entries that differ by tap count or seed alone the first is meant.
 
         Raises:
-            UsageError: a layer is missing, or its menu has no such entry.
+            UsageError: a layer is missing, its menu has no such entry, or tied layers differ.
         """
         chosen = {}
         for variable in self.variables:
@@ -111,6 +111,9 @@ class SearchSpace:
                     known, given = ", ".join(reversed(menu)), repr(labels[name]) if name in labels else "none"
                     raise UsageError(f"layers: {name!r} needs an entry of its menu ({known}), got {given}")
                 chosen[name] = menu[labels[name]]
+            if len({labels[name] for name in variable.layers}) > 1:
+                given = ", ".join(labels[name] for name in variable.layers)
+                raise UsageError(f"layers: {variable.name} are tied, so they need one entry, got {given}")
         return self.allocation_of(chosen)
 
     def profile(self, allocation: Allocation) -> Profile:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from flexor_search.reporting.effort import effort, hypervolumes, reference
+from flexor_search.reporting.effort import effort, hypervolumes, reference, shared_network
 from flexor_search.reporting.results import result_rows
 from flexor_search.reporting.tables import CHOSEN, front
 from flexor_search.runs import Run
@@ -66,7 +66,7 @@ def searches(runs: list[Run]) -> list[dict[str, Any]]:
                 "seed": str(run.question.get("seed", "")),
                 "measurements": len(run.measurements),
                 "trainings": float(own["trainings"].max()) if len(own) else 0.0,
-                "seconds": float(sum(m.train_seconds for m in run.measurements)),
+                "seconds": float(sum(m.train_seconds for m in run.measurements)) + shared_network(run)[1],
                 "hypervolume": float(own["hypervolume"].max()) if len(own) else math.nan,
             }
         )

@@ -120,7 +120,7 @@ def _trainings(run: Run) -> str:
 
 
 def _state(run: Run, summary: dict[str, Any] | None) -> str:
-    if summary is None:
+    if summary is None or not summary["budgets"]:
         table = tables.progress(run)
         best = table[table["fits"] & (table["state"] == DONE) & (table["val_accuracy"] == table["best"].max())]
         text = "Not finished: nothing was chosen yet."

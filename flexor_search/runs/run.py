@@ -204,6 +204,11 @@ class Run:
         """Whether a confirmation has ever come to its end: the test set is read only then."""
         return (self.folder / READINGS).exists()
 
+    def chosen(self) -> list[dict[str, Any]]:
+        """What was chosen for each budget, as in summary.json; those asked for now first, then earlier ones."""
+        summary = self.summary() or {}
+        return [*summary.get("budgets", []), *summary.get("earlier", [])]
+
     def summary(self) -> dict[str, Any] | None:
         """What came out, if the run has got that far.
 

@@ -127,23 +127,42 @@ def confirm(
         for candidate in named[budget.text]:
             candidates.setdefault(candidate.allocation.digest, candidate)
     full = Candidate(full_precision(space.model), FULL_PRECISION)
-    everything = [*candidates.values(), full]
-    observer.phase(CONFIRM, len(everything) * len(seeds))
+    trials = [Trial(one, CONFIRM, seed) for one in (*candidates.values(), full) for seed in seeds]
+    trials += _lost(space, budgets, measurer, seeds, candidates)
+    observer.phase(CONFIRM, len(trials))
 
     def end() -> None:
         found, _ = flow.end()
         observer.measured(found, best_confirmed(space, budgets[0], measurer.run))
 
     with Flow(measurer, team) as flow:
-        for candidate in everything:
-            for seed in seeds:
-                if len(flow) == flow.width:
-                    end()
-                bits = f"{candidate.allocation.bits_per_weight:g} bits per weight"
-                observer.begin(f"{candidate.kind} at {bits}, seed {seed}")
-                flow.begin(Trial(candidate, CONFIRM, seed))
+        for trial in trials:
+            if len(flow) == flow.width:
+                end()
+            bits = f"{trial.candidate.allocation.bits_per_weight:g} bits per weight"
+            observer.begin(f"{trial.candidate.kind} at {bits}, seed {trial.seed}")
+            flow.begin(trial)
         while flow:
             end()
+
+
+def _lost(
+    space: SearchSpace,
+    budgets: Sequence[Budget],
+    measurer: Measurer,
+    seeds: Sequence[int],
+    named: Mapping[str, Candidate],
+) -> list[Trial]:
+    """What an earlier call confirmed, who may still be chosen, and whose packed file is lost: it is made again."""
+    fitting = {
+        m.key: m
+        for budget in budgets
+        for group in _fitting(space, budget, measurer.run, CONFIRM, seeds)
+        for m in group.measurements
+        if m.digest not in named
+    }
+    trials = [Trial(Candidate(allocation_of(space, m), m.kind, m.budget), CONFIRM, m.seed) for m in fitting.values()]
+    return [one for one in trials if measurer.known(one.candidate, CONFIRM, one.seed) is None]
 
 
 def _named_by_trainings(space: SearchSpace, budgets: Sequence[Budget], measurer: Measurer) -> Finalists:

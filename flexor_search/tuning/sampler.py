@@ -210,9 +210,9 @@ def _profile(
 
 def _entries(known: BaseDistribution) -> "np.ndarray":
     assert isinstance(known, IntDistribution)
-    every = np.arange(known.low, known.high + 1, known.step)
-    few = np.unique(np.linspace(0, len(every) - 1, min(len(every), MOST_ENTRIES)).round().astype(int))
-    return every[few]
+    count = (known.high - known.low) // known.step + 1
+    few = np.unique(np.linspace(0, count - 1, min(count, MOST_ENTRIES)).round().astype(int))
+    return known.low + known.step * few
 
 
 def _params(entries: Sequence["np.ndarray"], profile: Sequence[int]) -> tuple[int, ...]:

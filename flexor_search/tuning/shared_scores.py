@@ -93,12 +93,15 @@ def shared_scores(plan: SharedPlan, measurer: Measurer, observer: Observer) -> S
     except DamagedError as error:
         observer.message(f"{error}; it is made again, for which the shared network is trained once more")
         known = None
+    if known is not None and (known.failed or known.complete):
+        _unlink(run)
     if known is not None and known.failed:
         raise SharedNetworkError(known.failed)
     if known is not None and known.complete:
         observer.message(f"{len(known.scores)} allocations are scored already; no shared network is trained")
         return known
-    if known is not None and known.scores and time.monotonic() > plan.deadline:
+    enough = known is not None and len(known.scores) >= min(_PART, plan.opened.size)
+    if known is not None and enough and time.monotonic() > plan.deadline:
         observer.message(f"{len(known.scores)} allocations are scored; the time for more is up, --timeout gives it")
         return known
     try:
@@ -108,11 +111,16 @@ def shared_scores(plan: SharedPlan, measurer: Measurer, observer: Observer) -> S
         # A larger machine has more memory; a network that has not learned has not learned anywhere.
         if error.__cause__ is None or not is_out_of_memory(error.__cause__):
             Sensitivity(identity(run.fingerprint), failed=str(error)).write(run.folder)
+            _unlink(run)
         raise
     if found.complete:
-        for path in unfinished_files(measurer.run):
-            path.unlink(missing_ok=True)
+        _unlink(run)
     return found
+
+
+def _unlink(run: Run) -> None:
+    for path in unfinished_files(run):
+        path.unlink(missing_ok=True)
 
 
 def _in_memory(work: Callable[[], T]) -> T:
@@ -128,11 +136,14 @@ def _in_memory(work: Callable[[], T]) -> T:
 def observations(space: SearchSpace, found: Sensitivity) -> list[Observation]:
     """The scores as the model of accuracy takes them: the loss, which says more than the accuracy does.
 
+    In the order of the profiles, so that an interruption changes nothing, not even by rounding.
+
     Args:
         space: that of the scores' profiles.
         found: the scores.
     """
-    return [Observation(space.allocation(score.profile), -score.loss, SHARED_LOSS) for score in found.scores]
+    ordered = sorted(found.scores, key=lambda score: score.profile)
+    return [Observation(space.allocation(score.profile), -score.loss, SHARED_LOSS) for score in ordered]
 
 
 def first_profiles(plan: SharedPlan, count: int = SCORES) -> list[Profile]:
@@ -222,7 +233,8 @@ def _scored(
     spent = found.network["train_seconds"] + found.network.get("score_seconds", 0.0)
     plain = plan.seconds_per_image * len(measurer.data.train) * measurer.recipe.epochs
     network = found.network | {"training_equivalents": round(spent / max(plain, 1e-9), 2)}
-    found = replace(found, complete=is_whole, network=network)
+    # more scores may let other layers go of their ties
+    found = replace(found, complete=is_whole, network=network, own_rates=None)
     found.write(measurer.run.folder)
     observer.message(
         f"shared network: trained in {network['train_seconds']:.0f} s, {len(found.scores)} allocations scored in "
@@ -245,9 +257,10 @@ class _Scoring:
         first part is scored whatever the time, because nothing can be fitted to nothing.
         """
         known = {score.profile for score in found.scores}
-        new = [profile for profile in dict.fromkeys(profiles) if profile not in known]
-        todo = [profile for start in range(0, len(new), _PART) for profile in sorted(new[start : start + _PART])]
-        least = min(_PART, len(todo)) if not known else 0
+        wanted = list(dict.fromkeys(profiles))
+        parts = (sorted(wanted[start : start + _PART]) for start in range(0, len(wanted), _PART))
+        todo = [profile for part in parts for profile in part if profile not in known]
+        least = max(0, _PART - len(known))
         made: list[SharedScore] = []
         is_whole, last = True, time.monotonic()
         try:

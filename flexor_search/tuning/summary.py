@@ -52,7 +52,8 @@ def summarize(
     """Choose, ship and describe a model for each budget.
 
     Writes model-BUDGET.safetensors, allocation-BUDGET.json and summary.json. What an earlier call confirmed and shipped
-    stays as it is when a later one is interrupted: nothing better is known by then.
+    stays as it is when a later one is interrupted: nothing better is known by then. Budgets that are not asked for any
+    more are kept under "earlier".
 
     Args:
         space: the menus.
@@ -70,21 +71,22 @@ def summarize(
         RunError: nothing that fits a budget has finished; the others are shipped and described.
     """
     run = measurer.run
-    confirmed_before = {} if complete else _confirmed_before(run)
+    before = _confirmed_before(run)
     readings = TestReadings(run, measurer) if complete else None
-    confirmed = {group.first.digest: group for group in groups(run, CONFIRM, seeds)}
-    full = confirmed.get(full_precision(space.model).digest)
     entries, missing = [], []
     for budget in budgets:
-        if budget.text in confirmed_before:
-            entries.append(confirmed_before[budget.text])
+        if not complete and budget.text in before:
+            entries.append(before[budget.text])
             continue
         group = choose(space, budget, run, seeds, confirmed=complete)
         if group is None:
             missing.append(budget.text)
             continue
+        phase = group.first.phase  # what stands beside it was trained as it was
+        beside = {one.first.digest: one for one in groups(run, phase, seeds if phase == CONFIRM else None)}
+        full = beside.get(full_precision(space.model).digest)
         uniform = nearest_uniform(space, budget)
-        uniform_group = confirmed.get(uniform.digest) if uniform else None
+        uniform_group = beside.get(uniform.digest) if uniform else None
         entry: dict[str, Any] = {"budget": budget.text} | _describe(space, group, readings)
         entry["file"] = ship(run, group.best, budget.text, entry["allocation"]).to_json()
         entry["packing"] = run.packing(group.best.number)
@@ -94,11 +96,14 @@ def summarize(
         observer.message(f"{budget.text}: {group.first.label} shipped, packed file verified")
         for line in packing_warnings(entry["packing"], MetricWords.of(run.question)):
             observer.message(f"{budget.text}: {line}")
-    is_whole = not missing and (complete or len(confirmed_before) == len(budgets))
-    summary = {"state": "complete" if is_whole else "interrupted", "budgets": entries}
+    asked = {budget.text for budget in budgets}
+    is_whole = not missing and (complete or asked <= before.keys())
+    summary: dict[str, Any] = {"state": "complete" if is_whole else "interrupted", "budgets": entries}
     if strategy:
         summary["strategy"] = strategy
-    if entries:
+    if earlier := [entry for text, entry in before.items() if text not in asked]:
+        summary["earlier"] = earlier
+    if entries or earlier:
         run.write_summary(summary)
     if missing:
         raise RunError(
@@ -110,10 +115,9 @@ def summarize(
 
 def _confirmed_before(run: Run) -> dict[str, dict[str, Any]]:
     """Entries of summary.json that were confirmed, so the test set was read for them, and whose models are there."""
-    entries = (run.summary() or {}).get("budgets", [])
     return {
         entry["budget"]: entry
-        for entry in entries
+        for entry in run.chosen()
         if entry["test_accuracy"] is not None and (run.folder / f"model-{entry['budget']}.safetensors").is_file()
     }
 

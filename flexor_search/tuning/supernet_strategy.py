@@ -94,7 +94,8 @@ def supernet_search(
         for candidate in candidates(plan, model):
             if begun == plan.trials:
                 break
-            if begun and clock.seconds > plan.timeout_seconds:
+            is_known = measurer.run.find((candidate.allocation.digest, SEARCH, plan.seed)) is not None
+            if begun and clock.seconds > plan.timeout_seconds and not is_known:
                 observer.message(f"the time for the search is up after {begun} of {plan.trials} trials")
                 break
             while len(flow) >= flow.width:
@@ -102,6 +103,8 @@ def supernet_search(
             observer.begin(f"{candidate.kind} at {candidate.allocation.bits_per_weight:g} bits per weight")
             flow.begin(Trial(candidate, SEARCH, plan.seed))
             begun += 1
+            if flow.is_alone:  # it trains now, so that the time that it takes counts before the next
+                end()
         while flow:
             end()
     trained = trainings(model.space, measurer.run.measurements)

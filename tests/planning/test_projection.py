@@ -191,3 +191,31 @@ def test_a_budget_of_bytes_exceeds_the_space_from_one_byte_more(space, more):
 
 def test_a_larger_budget_than_the_space_gives_the_dearest():
     assert project(LENET_SPACE, LENET_SPACE.cheapest, Budget.parse("9bpw")) == LENET_SPACE.dearest
+
+
+@given(st.data())
+def test_an_allocation_is_found_by_the_labels_of_its_layers(data):
+    space = data.draw(spaces())
+    profile = data.draw(profiles(space))
+    named = {
+        name: variable.menu[index].label
+        for variable, index in zip(space.variables, profile, strict=True)
+        for name in variable.layers
+    }
+    found = space.labelled(named | {"not searched": "kept"})
+    labels = [found.layers[name].label for name in named]
+    assert labels == list(named.values())
+    assert found == space.allocation(space.profile(found))
+
+
+def test_labels_that_name_no_allocation_are_refused():
+    a, b = (LayerSpec("systematic", n_in, 20) for n_in in (4, 8))
+    model = model_of(layer("x", 40, 40), layer("y", 40, 40))
+    tied = SearchSpace(model, (Variable(("x", "y"), (a, b)),))
+    assert tied.labelled({"x": "8/20", "y": "8/20"}) == tied.dearest
+    with pytest.raises(UsageError, match=re.escape("layers: x+y are tied, so they need one entry, got 4/20, 8/20")):
+        tied.labelled({"x": "4/20", "y": "8/20"})
+    with pytest.raises(UsageError, match=re.escape("layers: 'y' needs an entry of its menu (4/20, 8/20), got '9/20'")):
+        tied.labelled({"x": "4/20", "y": "9/20"})
+    with pytest.raises(UsageError, match=re.escape("layers: 'x' needs an entry of its menu (4/20, 8/20), got none")):
+        tied.labelled({})

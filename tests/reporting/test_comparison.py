@@ -17,7 +17,7 @@ from flexor_search.reporting.comparison_page import render
 from flexor_search.reporting.effort import hypervolumes, reference
 from flexor_search.runs import Run
 
-from .made_run import allocation, confirmed, example, failed, made_run, measured, stopped
+from .made_run import allocation, confirmed, example, failed, made_run, measured, stopped, write_sensitivity
 from .test_page import text_of
 
 
@@ -52,6 +52,14 @@ def test_curves_share_one_corner(two):
         ("", "systematic", "0"),
         ("random", "taps", "1"),
     ]
+
+
+def test_a_shared_network_counts_in_seconds_as_it_does_in_trainings(two):
+    before = searches(two)[0]
+    write_sensitivity(two[0], network={"train_seconds": 30.0, "score_seconds": 12.5, "training_equivalents": 2.0})
+    after = searches(two)[0]
+    assert after["seconds"] - before["seconds"] == pytest.approx(42.5)
+    assert after["trainings"] - before["trainings"] == pytest.approx(2.0)
 
 
 def test_what_differs_is_named_and_nothing_else(two, tmp_path):

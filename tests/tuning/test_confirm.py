@@ -12,6 +12,7 @@ from flexor_search.planning import full_precision, nearest_uniform
 from flexor_search.runs import CONFIRM, FAILED, SEARCH, STOPPED
 from flexor_search.tuning import choose, confirm, confirmation_seeds, finalists, groups
 from flexor_search.tuning.confirm import best_confirmed, model_of_trainings
+from flexor_search.tuning.trial import Candidate
 
 from .models import FakeMeasurer, Recorder, budgets, measured, new_run, space_of
 
@@ -229,3 +230,20 @@ def test_a_budget_that_was_confirmed_with_fewer_seeds_still_counts(tmp_path):
     for seed, accuracy in zip((*SEEDS, SEEDS[-1] + 1), (0.8, 0.8, 0.99), strict=True):
         run.append(measured(SMALLER, len(run.measurements), accuracy, phase=CONFIRM, kind="proposed", seed=seed))
     assert choose(SPACE, BUDGET, run).first.digest == OTHER.digest
+
+
+def test_what_an_earlier_call_confirmed_and_lost_is_made_again(tmp_path):
+    measurer = FakeMeasurer(tmp_path / "x", lambda allocation: allocation.bits_per_weight)
+    earlier, other = (Candidate(SPACE.allocation(one), "proposed", "0.7bpw") for one in ((9, 9), (8, 8)))
+    for candidate in (earlier, other):
+        for seed in SEEDS:
+            measurer.measure(candidate, CONFIRM, seed)
+    lost = earlier.allocation.digest, CONFIRM, SEEDS[1]
+    known = measurer.known
+    measurer.known = lambda candidate, phase, seed: (
+        None if (candidate.allocation.digest, phase, seed) == lost else known(candidate, phase, seed)
+    )
+    measurer.trained.clear()
+    confirm(SPACE, (BUDGET,), measurer, SEEDS, Recorder(), named={"0.7bpw": []})
+    assert [one.kind for one in measurer.trained] == ["full precision"] * 2 + ["proposed"]
+    assert measurer.trained[-1].allocation == earlier.allocation

@@ -217,3 +217,9 @@ def test_every_sampler_of_the_table_proposes_from_the_first_trial_on(name):
     study = run(SAMPLERS[name](3), 3)
     known = {f"x{i}": optuna.distributions.IntDistribution(1, 10) for i in range(4)}
     assert all(1 <= value <= 10 for value in study.ask(known).params.values())
+
+
+def test_a_range_of_billions_takes_no_memory():
+    study = optuna.create_study(direction="maximize", sampler=AdditiveSampler(seed=0, n_startup_trials=2))
+    study.optimize(lambda trial: float(trial.suggest_int("seed", -(2**40), 2**40 - 2, step=3)), n_trials=4)
+    assert all((value + 2**40) % 3 == 0 for value in (trial.params["seed"] for trial in study.trials))

@@ -9,8 +9,8 @@ import pytest
 
 from flexor_search.errors import RunError
 from flexor_search.packing import load_packed, verify_file
-from flexor_search.planning import Allocation, nearest_uniform
-from flexor_search.runs import CONFIRM, Run
+from flexor_search.planning import Allocation, Budget, nearest_uniform
+from flexor_search.runs import CONFIRM, SEARCH, Run
 from flexor_search.training import evaluate
 from flexor_search.tuning import SearchPlan, Silent, confirm, confirmation_seeds, search, ship, summarize
 
@@ -122,7 +122,9 @@ def test_interrupted_in_the_search_the_best_trial_is_shipped(tmp_path):
     measurer = measurer_in(tmp_path / "run")
     search(SearchPlan(SPACE, ASKED, 4, 0, 1e9), measurer, Silent())
     for entry in summed(measurer, complete=False)["budgets"]:
-        assert entry["uniform"] is None
+        uniform = measurer.run.find((nearest_uniform(SPACE, Budget.parse(entry["budget"])).digest, SEARCH, 0))
+        if uniform is not None:  # a short training is compared with one as short
+            assert entry["uniform"]["val_accuracy"]["mean"] == round(uniform.val_accuracy, 6)
         assert entry["full_precision"] is None
         fitting = [m for m in measurer.run.measurements if m.file_bytes <= entry["file_bytes"]]
         assert entry["val_accuracy"]["mean"] >= max(round(m.val_accuracy, 6) for m in fitting)
@@ -165,6 +167,32 @@ def test_what_was_confirmed_stays_when_a_later_call_is_interrupted(measurer):
     assert found["budgets"][2]["test_accuracy"] is None
     for name, content in files.items():
         assert (measurer.run.folder / name).read_bytes() == content
+
+
+def test_a_short_training_stands_beside_no_full_one(measurer):
+    confirmed = [m for m in measurer.run.measurements if m.phase == CONFIRM]
+    assert {m.kind for m in confirmed} >= {"uniform", "full precision"}
+    for entry in summed(measurer, complete=False)["budgets"]:
+        assert len(entry["val_accuracy"]["seeds"]) == 1
+        assert entry["full_precision"] is None
+        if entry["uniform"] is not None:
+            assert entry["uniform"]["val_accuracy"]["seeds"] == entry["val_accuracy"]["seeds"]
+
+
+def test_budgets_that_are_not_asked_for_any_more_keep_their_models(measurer):
+    before = {entry["budget"]: entry for entry in summed(measurer)["budgets"]}
+    model = (measurer.run.folder / "model-0.7bpw.safetensors").read_bytes()
+    other = budgets("0.5bpw")
+    found = summed(measurer, complete=False, asked=other)
+    assert (found["state"], [entry["budget"] for entry in found["budgets"]]) == ("interrupted", ["0.5bpw"])
+    assert {entry["budget"]: entry for entry in found["earlier"]} == before
+    again = summed(measurer, complete=False, asked=(*budgets("0.7bpw"), *other))
+    assert again["budgets"][0] == before["0.7bpw"]
+    assert again["state"] == "interrupted"
+    assert (measurer.run.folder / "model-0.7bpw.safetensors").read_bytes() == model
+    with pytest.raises(RunError, match="no training that fits"):
+        summed(measurer, complete=False, asked=budgets("0.05bpw"))
+    assert (measurer.run.summary()["state"], measurer.run.summary()["budgets"]) == ("interrupted", [])
 
 
 def test_a_budget_that_nothing_fits_takes_no_other_down(measurer):

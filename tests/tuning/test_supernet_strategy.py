@@ -509,3 +509,80 @@ def test_memory_that_does_not_last_for_scoring_keeps_the_scores(tmp_path, monkey
     course, found = follow(course_for(measurer), measurer, observer)  # where there is more memory
     assert (course.name, found.failed, found.complete) == ("supernet", "", True)
     assert sum(text == "the shared network" for (text,) in observer.of("begin")) == 1
+
+
+def test_no_training_begins_after_the_time_is_up(tmp_path, monkeypatch):
+    from flexor_search.tuning import supernet_strategy
+
+    class Clock:
+        """A second a training."""
+
+        def __init__(self, _run):
+            pass
+
+        @property
+        def seconds(self):
+            return float(len(measurer.trained))
+
+        def write(self):
+            pass
+
+    monkeypatch.setattr(supernet_strategy, "SearchClock", Clock)
+    measurer = FakeMeasurer(tmp_path / "x", worth)
+    plan = replace(plan_for(asked=SEVERAL, trials=10), timeout_seconds=3.5)
+    observer, scores = Recorder(), made_scores(SPACE, lambda one: -worth(one), measurer.run.fingerprint)
+    first = supernet_search(plan, scores, measurer, observer)
+    assert len(measurer.trained) == 4
+    assert ("the time for the search is up after 4 of 10 trials",) in observer.of("message")
+    again = supernet_search(plan, scores, measurer, observer)  # what is known takes no time, and counts
+    assert len(measurer.trained) == 4
+    assert {t: [c.allocation for c in some] for t, some in again.items()} == {
+        t: [c.allocation for c in some] for t, some in first.items()
+    }
+
+
+def test_scores_count_in_the_order_of_their_profiles():
+    scores = made_scores(SPACE, lambda one: -worth(one))
+    turned = replace(scores, scores=scores.scores[::-1])
+    assert observations(SPACE, turned) == observations(SPACE, scores)
+
+
+def test_few_scores_of_an_interrupted_call_are_no_end_even_if_the_time_is_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_scores, "_PART", 6)
+    measurer, calls = measurer_in(tmp_path / "x", recipe=LEARNS), []
+    score = shared_scores.ProfileScorer.__call__
+
+    def cut(self, profile):
+        calls.append(profile)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return score(self, profile)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_scores.ProfileScorer, "__call__", cut)
+        with pytest.raises(KeyboardInterrupt):
+            follow(course_for(measurer), measurer, Recorder())
+    monkeypatch.setattr(shared_scores, "train_shared", None)
+    course = course_for(measurer, plan=replace(plan_for(), timeout_seconds=1e-9))
+    found = follow(course, measurer, Recorder())[1]
+    assert (len(found.scores), found.complete) == (6, False)
+    assert {one.profile for one in found.scores} == set(
+        first_profiles(SharedPlan(SPACE, sizes(plan_for()), 0, 1.0))[:6]
+    )
+
+
+def test_what_is_scored_later_may_let_other_layers_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_scores, "_PART", 6)
+    measurer = measurer_in(tmp_path / "x", recipe=LEARNS)
+    course = course_for(measurer, plan=replace(plan_for(), timeout_seconds=1e-9))
+    found = follow(course, measurer, Recorder())[1]
+    replace(found, own_rates={}).write(measurer.run.folder)
+    assert follow(course, measurer, Recorder())[1].own_rates == {}  # nothing was added
+    assert follow(course_for(measurer), measurer, Recorder())[1].own_rates is None
+
+
+def test_a_network_that_does_not_learn_leaves_no_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_scores, "check_learned", lambda *_: (_ for _ in ()).throw(SharedNetworkError("chance")))
+    measurer = measurer_in(tmp_path / "x")
+    follow(course_for(measurer), measurer, Recorder())
+    assert list((measurer.run.folder / "trained").iterdir()) == []
