@@ -8,8 +8,8 @@ made     ResNet-20's 18 layers, n_in 1 to 20 of 20: truths drawn from what all t
          studies/resnet20-fashion-mnist/small leave open (the model of accuracy with terms of single layers), a trial
          sees a truth plus the noise of a seed. They say what holds if networks are as that model believes.
 
-Proposers: Optuna's GP and TPE, the additive sampler (each through an Optuna study, then projected onto a budget), the
-model of accuracy itself (the best under the budget of a draw from its posterior, exactly), and rates at random.
+Proposers: Optuna's GP and TPE, the additive sampler (each through an Optuna study, then projected onto a budget), what
+the tool does (`model`: the best under the budget of a draw from the model of accuracy, exactly), and rates at random.
 
 For each: gain over the uniform allocation at the same budget, in points, mean over budgets and seeds, of
 `observed` (the most accurate trial that fits), `predicted` (the model's best) and `confirmed` (of the finalists the one
@@ -29,16 +29,21 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.trial import create_trial
 
 from benchmarks.efficiency_table import Table
 from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, make_space, nearest_uniform
 from flexor_search.planning.space_file import SpaceFile
 from flexor_search.runs import DONE, SEARCH, Measurement
-from flexor_search.tuning import SearchPlan, finalists, fit_accuracy_model, optuna_backend, proposals
+from flexor_search.tuning import SearchPlan, finalists, fit_accuracy_model, proposals
 from flexor_search.tuning.accuracy_model import AccuracyModel
 from flexor_search.tuning.axes import Features, space_axes
-from flexor_search.tuning.confirm import trainings
 from flexor_search.tuning.evidence import SourceData, fit_evidence
+from flexor_search.tuning.optuna_backend import distributions, parameter
+from flexor_search.tuning.proposals import trainings
+from flexor_search.tuning.sampler import AdditiveSampler
 from flexor_search.tuning.trial import Candidate
 
 STUDY = Path(__file__).parents[1] / "studies" / "resnet20-fashion-mnist" / "small"
@@ -49,6 +54,7 @@ BUDGETS = {
     "made": ("0.3bpw", "0.4bpw", "0.47bpw", "0.6bpw"),
 }
 Propose = Callable[[SearchPlan, list[Measurement]], Candidate | None]
+"""The next trial of a plan, given those before."""
 
 
 @dataclass(frozen=True)
@@ -126,31 +132,43 @@ def _labelled(space: SearchSpace, label: str) -> Allocation:
     return space.labelled(dict(zip(names, label.split(), strict=True)))
 
 
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=0, deterministic_objective=False),
+    "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=0, multivariate=True),
+    "additive": lambda seed: AdditiveSampler(seed=seed, n_startup_trials=1),
+}
+
+
 def by_optuna(name: str) -> Propose:
-    """One of the tool's samplers, projected."""
+    """A sampler of Optuna's interface that maximizes the gain over uniform at equal bits, projected onto a budget."""
 
     def propose(plan: SearchPlan, done: list[Measurement]) -> Candidate | None:
-        usual = optuna_backend.make_sampler
-        optuna_backend.make_sampler = lambda _, seed: optuna_backend.SAMPLERS[name](seed)
-        try:
-            return proposals.next_proposal(plan, done)
-        finally:
-            optuna_backend.make_sampler = usual
+        space, seed = plan.space, (plan.seed * 100_003 + len(done)) % 2**32
+        known, gains = distributions(space), gains_over_uniform(done)
+        study = optuna.create_study(direction="maximize", sampler=SAMPLERS[name](seed))
+        for m in done:
+            indices = space.profile(Allocation.from_json(space.model, json.loads(m.allocation)))
+            params = {parameter(v): i for v, i in zip(space.variables, indices, strict=True)}
+            study.add_trial(create_trial(params=params, distributions=known, value=gains[m.digest]))
+        params = study.ask(known).params
+        profile = tuple(params[parameter(variable)] for variable in space.variables)
+        measured, random = {m.digest for m in done}, np.random.Generator(np.random.PCG64([plan.seed, len(done)]))
+        budget = proposals._budgets_by_turn(plan, len(done))[0]
+        for _ in range(100):
+            allocation = proposals.onto(space, profile, budget)
+            if allocation.digest not in measured:
+                return Candidate(allocation, "proposed", budget.text)
+            profile = proposals.moved(space, profile, random)
+        return by_chance(plan, done)
 
     return propose
 
 
-def by_model(plan: SearchPlan, done: list[Measurement]) -> Candidate | None:
-    """The best under the budget whose turn it is of a draw from the model of accuracy."""
-    model = fit_accuracy_model(plan.space, trainings(plan.space, done))
-    measured = {m.digest for m in done}
-    for attempt in range(20):
-        drawn = model.draw((plan.seed * 100_003 + len(done)) * 20 + attempt)
-        budget = proposals._budgets_by_turn(plan, len(done))[0]
-        allocation = drawn.best_under(budget)
-        if allocation.digest not in measured:
-            return Candidate(allocation, "proposed", budget.text)
-    return by_chance(plan, done)
+def gains_over_uniform(done: list[Measurement]) -> dict[str, float]:
+    """Accuracy less that of the uniform curve at equal bits, linear between the uniform models measured, by digest."""
+    curve = sorted((m.bits_per_weight, m.val_accuracy) for m in done if m.kind == "uniform")
+    bits, accuracies = zip(*curve, strict=True) if curve else ((0.0,), (0.0,))
+    return {m.digest: m.val_accuracy - float(np.interp(m.bits_per_weight, bits, accuracies)) for m in done}
 
 
 def by_chance(plan: SearchPlan, done: list[Measurement]) -> Candidate | None:
@@ -171,7 +189,7 @@ PROPOSERS: dict[str, Propose] = {
     "gp": by_optuna("gp"),
     "tpe": by_optuna("tpe"),
     "additive": by_optuna("additive"),
-    "model": by_model,
+    "model": proposals.next_proposal,
 }
 
 
@@ -243,6 +261,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     result = measure(given.worlds, given.proposers, given.trials, given.seeds)
     if given.json:
         print(json.dumps({"trials": given.trials, "seeds": given.seeds, "gain": result}, indent=2))

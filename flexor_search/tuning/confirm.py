@@ -6,7 +6,6 @@ uniform baseline takes part in the choice: if nothing beats it, it is what is sh
 
 import hashlib
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from typing import Any
 
 from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, nearest_uniform
 from flexor_search.runs import CONFIRM, DONE, FULL_PRECISION, MAX_SEEDS, SEARCH, Measurement, MetricWords, Run
-from flexor_search.tuning.accuracy_model import TRAINED, AccuracyModel, Observation, fit_accuracy_model
+from flexor_search.tuning.accuracy_model import AccuracyModel, fit_accuracy_model
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
+from flexor_search.tuning.proposals import trainings
 from flexor_search.tuning.trial import PROPOSED, Candidate, Trial, each_once
 
 Finalists = Mapping[str, Sequence[Candidate]]
@@ -25,9 +25,6 @@ Finalists = Mapping[str, Sequence[Candidate]]
 
 FINALISTS = 2
 """Allocations that go on to confirmation for each budget, beside the uniform one."""
-ENOUGH_TRAINED = 5
-"""Trainings for each choice, from which on a model fitted to them has a say in who is a finalist. Fewer move a fit to
-hundreds of scores mostly by their noise, and are no fit of their own."""
 
 
 def confirmation_seeds(seed: int, count: int) -> tuple[int, ...]:
@@ -53,10 +50,10 @@ def finalists(
     """
     uniform = nearest_uniform(space, budget)
     chosen = [Candidate(uniform, "uniform", budget.text)] if uniform is not None else []
-    searched = _searched(measurements)
+    trials = searched(measurements)
     fitting = [
         m
-        for m in searched
+        for m in trials
         if m.state == DONE
         and (uniform is None or m.digest != uniform.digest)
         and budget.fits(allocation_of(space, m), space.model_name)
@@ -67,33 +64,22 @@ def finalists(
     best = [Candidate(allocation_of(space, m), m.kind, budget.text) for m in ranked]
     if model is not None:
         predicted = model.best_under(budget)
-        known = {m.digest: m for m in searched}.get(predicted.digest)
+        known = {m.digest: m for m in trials}.get(predicted.digest)
         if known is None or known.state == DONE:
             best.insert(0, Candidate(predicted, known.kind if known is not None else PROPOSED, budget.text))
     return list(each_once([*chosen, *best]))[: len(chosen) + FINALISTS]
 
 
 def model_of_trainings(space: SearchSpace, measurements: Sequence[Measurement]) -> AccuracyModel | None:
-    """The model of accuracy fitted to the trainings of a search; None where they are too few.
+    """The model of accuracy fitted to the trainings of a search; None where none has finished.
 
     Weak trainings that were stopped are no part of it, so it is of allocations that were worth finishing.
     """
-    trained = trainings(space, measurements)
-    return fit_accuracy_model(space, trained) if len(trained) >= ENOUGH_TRAINED * len(space.variables) else None
+    trained = trainings(space, searched(measurements))
+    return fit_accuracy_model(space, trained) if trained else None
 
 
-def trainings(space: SearchSpace, measurements: Sequence[Measurement]) -> list[Observation]:
-    """The finished trainings of the search, of allocations that a model of this space can tell apart."""
-    found = []
-    for measurement in _searched(measurements):
-        allocation = allocation_of(space, measurement)
-        in_menu = space.allocation(space.profile(allocation)) == allocation
-        if measurement.state == DONE and in_menu and math.isfinite(measurement.val_accuracy):
-            found.append(Observation(allocation, measurement.val_accuracy, TRAINED))
-    return found
-
-
-def _searched(measurements: Sequence[Measurement]) -> list[Measurement]:
+def searched(measurements: Sequence[Measurement]) -> list[Measurement]:
     """The trainings of the search by number; the later one where one whose file was lost was made again."""
     latest = {m.key: m for m in measurements if m.phase == SEARCH}
     return sorted(latest.values(), key=lambda m: m.number)  # an interruption may have changed the order of lines
@@ -171,7 +157,7 @@ def _named_by_trainings(space: SearchSpace, budgets: Sequence[Budget], measurer:
     A fit may end otherwise on another machine, by rounding alone.
     """
     measurements = measurer.run.measurements
-    seen = [[m.digest, m.seed, m.state, m.val_accuracy, m.val_loss] for m in _searched(measurements)]
+    seen = [[m.digest, m.seed, m.state, m.val_accuracy, m.val_loss] for m in searched(measurements)]
     of = hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
 
     def offer() -> dict[str, Any]:

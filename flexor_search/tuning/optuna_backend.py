@@ -1,19 +1,13 @@
-"""Optuna: where proposals come from, and a record of all trials that optuna-dashboard can open.
-
-Proposals are a pure function of what was measured: a study is built in memory from the measurements, asked once, and
-thrown away. So a resumed run proposes what an uninterrupted one would have, and no trial is ever left running.
-"""
+"""Optuna's view of a search: its choices as parameters, and a record of all trials that optuna-dashboard can open."""
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
-from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,17 +16,8 @@ from flexor_search.interrupts import unbroken
 from flexor_search.planning import Allocation, SearchSpace, Variable
 from flexor_search.planning.space import Profile
 from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement, Run
-from flexor_search.tuning.sampler import AdditiveSampler
 from flexor_search.tuning.storage import quiet_optuna
 
-GP_TRAININGS = 50
-"""Up to this many trainings a Gaussian process proposes best; past it TPE is as good and cheaper."""
-SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=0, deterministic_objective=False),
-    "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=0, multivariate=True),
-    "additive": lambda seed: AdditiveSampler(seed=seed, n_startup_trials=1),
-}
-"""Makes each sampler that proposals can come from, by its seed."""
 _STATES = {DONE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED}
 STUDY_NAME = "flexor-search"
 _LONGEST_NAME = 400
@@ -72,35 +57,6 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
         for variable in space.variables
         if len(variable.menu) > 1
     }
-
-
-def make_sampler(n_observed: int, seed: int) -> BaseSampler:
-    """The sampler for the next proposal: a Gaussian process while trainings are few, then TPE."""
-    return SAMPLERS["gp" if n_observed < GP_TRAININGS else "tpe"](seed)
-
-
-def propose(space: SearchSpace, observed: Sequence[tuple[Profile, float]], seed: int) -> Profile:
-    """Propose a profile.
-
-    Args:
-        space: the menus.
-        observed: profiles measured so far with their gain over uniform at equal bits (greater is better).
-        seed: of the sampler, a function of the trial's number.
-
-    Returns:
-        A profile, not yet projected onto any budget.
-    """
-    known = distributions(space)
-    with quiet_optuna():
-        study = optuna.create_study(direction="maximize", sampler=make_sampler(len(observed), seed))
-        study.add_trials(
-            [
-                create_trial(params=_params(space, profile), distributions=known, value=gain)
-                for profile, gain in observed
-            ]
-        )
-        trial = study.ask(known)
-    return tuple(trial.params.get(parameter(variable), 0) for variable in space.variables)
 
 
 class StudyRecord:

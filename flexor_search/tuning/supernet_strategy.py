@@ -26,13 +26,21 @@ from flexor_search.runs import DONE, SEARCH, Measurement, Run
 from flexor_search.runs.sensitivity import Sensitivity, read_sensitivity
 from flexor_search.tuning.accuracy_model import AccuracyModel, fit_accuracy_model
 from flexor_search.tuning.clock import SearchClock
-from flexor_search.tuning.confirm import ENOUGH_TRAINED, Finalists, trainings
+from flexor_search.tuning.confirm import Finalists, searched
 from flexor_search.tuning.direct import best_so_far
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
 from flexor_search.tuning.optuna_backend import StudyRecord
-from flexor_search.tuning.proposals import SearchPlan, ladder, moved, onto, rule_candidate, uniform_candidate
+from flexor_search.tuning.proposals import (
+    SearchPlan,
+    ladder,
+    moved,
+    onto,
+    rule_candidate,
+    trainings,
+    uniform_candidate,
+)
 from flexor_search.tuning.refine import own_rates, told
 from flexor_search.tuning.shared_scores import observations
 from flexor_search.tuning.trial import PROPOSED, Candidate, Trial, each_once
@@ -40,6 +48,9 @@ from flexor_search.tuning.trial import PROPOSED, Candidate, Trial, each_once
 TRIALS, TRIALS_FOR_MANY = 16, 10
 """Trainings of the search for one budget and for several, where none are asked for. Several budgets cover the smaller
 sizes themselves, and their confirmations take longer; so five cost less than half as much again as one."""
+ENOUGH_TRAINED = 5
+"""Trainings for each choice, from which on a model fitted to them and to the scores is trusted as it is. Fewer move a
+fit to hundreds of scores mostly by their noise."""
 
 
 def sizes(plan: SearchPlan) -> tuple[Budget, ...]:
@@ -107,7 +118,7 @@ def supernet_search(
                 end()
         while flow:
             end()
-    trained = trainings(model.space, measurer.run.measurements)
+    trained = trainings(model.space, searched(measurer.run.measurements))
     both = fit_accuracy_model(model.space, [*scored, *trained]).choosing_from(plan.space)
     if has_new or found.model.get("values") != both.counts:  # else another machine would only round otherwise
         replace(found, model=both.to_json()).write(measurer.run.folder)
@@ -133,7 +144,7 @@ def model_of_run(space: SearchSpace, run: Run) -> AccuracyModel:
     found = read_sensitivity(run.folder, whole, run.fingerprint)
     scored = observations(whole, found) if found is not None else []
     space = whole if scored else space  # trainings alone keep every tie
-    trained = trainings(space, run.measurements)
+    trained = trainings(space, searched(run.measurements))
     if not scored and not trained:
         raise RunError(f"{run.folder}: nothing that a model of accuracy is fitted to was measured; resume it first")
     return fit_accuracy_model(space, [*scored, *trained])

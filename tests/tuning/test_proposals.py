@@ -1,5 +1,6 @@
 """Proposals: a pure function of what was measured, within the budget, never the same twice."""
 
+import math
 import random
 from unittest import mock
 
@@ -7,13 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.samplers import GPSampler, TPESampler
 
 from flexor_search.planning import Budget
 from flexor_search.runs import FAILED, STOPPED
 from flexor_search.tuning import SearchPlan
-from flexor_search.tuning.optuna_backend import GP_TRAININGS, make_sampler, propose
-from flexor_search.tuning.proposals import baselines, gains_over_uniform, ladder, next_proposal
+from flexor_search.tuning.proposals import baselines, ladder, next_proposal, onto, trainings
 
 from .models import budgets, measured, space_of, uniform_at
 
@@ -32,10 +31,9 @@ def measured_baselines(plan):
     ]
 
 
-def scrambled(space, observed, seed):
-    """Any profile, in place of a sampler's."""
-    generator = random.Random(seed)
-    return tuple(generator.randrange(len(variable.menu)) for variable in space.variables)
+def scrambled(space, model, budget, random):
+    """Anything that fits, in place of a model's."""
+    return onto(space, tuple(int(random.integers(len(variable.menu))) for variable in space.variables), budget)
 
 
 def is_new_and_fits(plan, candidate, done):
@@ -57,28 +55,32 @@ def test_the_same_measurements_give_the_same_proposal(text):
     is_new_and_fits(plan, first, done)
 
 
-def test_proposals_learn_from_what_was_measured():
+@pytest.mark.parametrize("layer", [0, 1])
+def test_proposals_learn_from_what_was_measured(layer):
+    plan = plan_for("0.5bpw")
     seen = [(first, (7 * number) % 20) for number, first in enumerate(range(0, 20, 2))]
-    rising = propose(SPACE, [(profile, 0.02 * profile[0]) for profile in seen], 1)
-    falling = propose(SPACE, [(profile, -0.02 * profile[0]) for profile in seen], 1)
-    assert rising[0] > 15
-    assert falling[0] < 4
-
-
-def test_a_gaussian_process_proposes_while_trainings_are_few_then_tpe():
-    assert isinstance(make_sampler(0, 0), GPSampler)
-    assert isinstance(make_sampler(GP_TRAININGS - 1, 0), GPSampler)
-    assert isinstance(make_sampler(GP_TRAININGS, 0), TPESampler)
+    done = [measured(SPACE.allocation(one), n, 0.5 + 0.02 * one[layer]) for n, one in enumerate(seen)]
+    proposed = SPACE.profile(next_proposal(plan, done).allocation)
+    assert proposed[layer] > proposed[1 - layer] + 3
 
 
 @pytest.mark.parametrize("text", ["0.7bpw", "2300B"])
-def test_past_fifty_trainings_proposals_still_fit_and_are_new_and_pure(text):
+def test_after_many_trainings_proposals_still_fit_and_are_new_and_pure(text):
     plan = plan_for(text)
-    profiles = [(i, j) for i in range(0, 20, 2) for j in range(0, 20, 3)][: GP_TRAININGS + 5]
+    profiles = [(i, j) for i in range(0, 20, 2) for j in range(0, 20, 3)]
     done = [measured(SPACE.allocation(one), n, 0.5 + 0.01 * one[1]) for n, one in enumerate(profiles)]
     first = next_proposal(plan, done)
     is_new_and_fits(plan, first, done)
     assert next_proposal(plan, done) == first
+
+
+def test_what_is_on_its_way_is_not_proposed_again():
+    plan, pending = plan_for("0.7bpw"), []
+    done = measured_baselines(plan)
+    for _ in range(6):
+        pending.append(next_proposal(plan, done, pending))
+        is_new_and_fits(plan, pending[-1], done)
+    assert len({candidate.allocation.digest for candidate in pending}) == 6
 
 
 @pytest.mark.parametrize("seed", [0, 42_950, 20_260_101, 2**32 - 1])
@@ -173,32 +175,14 @@ def test_every_budget_asked_for_and_every_smaller_one_is_aimed_at(text):
     assert max(counts) - min(counts) <= 1
 
 
-def test_gains_by_hand():
-    def at(n_in):
-        return uniform_at(SPACE, n_in)
-
-    between = SPACE.allocation((13, 13 - 4))
-    done = [
-        measured(at(10), 0, 0.60, kind="uniform"),
-        measured(at(14), 1, 0.80, kind="uniform"),
-        measured(at(12), 2, 0.75),
-        measured(at(4), 3, 0.50),
-        measured(at(18), 4, 0.70, state=STOPPED),
-        measured(at(20), 5, state=FAILED),
-        measured(between, 6, 0.9, kind="size rule 0.5"),
+def test_the_model_learns_from_what_has_finished_and_it_can_tell_apart():
+    coarse = space_of(default={"rates": ["4/20", "10/20", "16/20"]})
+    rows = [
+        measured(uniform_at(SPACE, 10), 0, 0.75, kind="uniform"),
+        measured(uniform_at(SPACE, 12), 1, 0.8, kind="uniform"),  # in no menu of the coarse space
+        measured(uniform_at(SPACE, 4), 2, 0.5, state=STOPPED),
+        measured(uniform_at(SPACE, 16), 3, state=FAILED),
+        measured(uniform_at(SPACE, 16), 4, math.nan),
     ]
-    gains = gains_over_uniform(done)
-    bits = between.bits_per_weight
-    assert 0.5 < bits < 0.7
-    expected = [0.0, 0.0, 0.05, -0.10, -0.10, -0.10, 0.9 - (0.6 + 0.2 * (bits - 0.5) / 0.2)]
-    assert [gains[m.digest] for m in done] == pytest.approx(expected)
-
-
-def test_gains_without_a_finished_uniform_model_are_the_accuracies():
-    done = [
-        measured(uniform_at(SPACE, 10), 0, kind="uniform", state=FAILED),
-        measured(uniform_at(SPACE, 12), 1, 0.75),
-        measured(uniform_at(SPACE, 4), 2, 0.5, kind="uniform", state=STOPPED),
-    ]
-    assert list(gains_over_uniform(done).values()) == [0.5, 0.75, 0.5]
-    assert gains_over_uniform([]) == {}
+    assert [one.value for one in trainings(coarse, rows)] == [0.75]
+    assert [one.value for one in trainings(SPACE, rows)] == [0.75, 0.8]

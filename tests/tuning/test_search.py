@@ -7,7 +7,7 @@ import pytest
 
 from flexor_search.planning import Budget
 from flexor_search.runs import DONE, FAILED, SEARCH, Run
-from flexor_search.tuning import SearchPlan, proposals, search, time_plan
+from flexor_search.tuning import SearchPlan, search, time_plan
 from flexor_search.tuning.direct import best_so_far
 from flexor_search.tuning.proposals import baselines
 
@@ -25,24 +25,12 @@ def plan_of(text="0.7bpw", trials=12, space=SPACE, timeout=1e9):
     return SearchPlan(space, budgets(text), trials, 0, timeout)
 
 
-@pytest.fixture
-def quick_proposals(monkeypatch):
-    """Proposals that depend on what was observed, without the second that a Gaussian process takes."""
-
-    def propose(space, observed, seed):
-        generator = random.Random(str((sorted(observed), seed)))
-        return tuple(generator.randrange(len(variable.menu)) for variable in space.variables)
-
-    monkeypatch.setattr(proposals, "propose", propose)
-
-
 def searched(folder, plan, observer=None, **fake):
     measurer = FakeMeasurer(folder, accuracy, **fake)
     search(plan, measurer, observer or Recorder())
     return measurer
 
 
-@pytest.mark.usefixtures("quick_proposals")
 def test_baselines_come_first_then_proposals_up_to_the_target(tmp_path):
     plan, observer = plan_of(), Recorder()
     measurer = searched(tmp_path, plan, observer)
@@ -59,7 +47,6 @@ def test_baselines_come_first_then_proposals_up_to_the_target(tmp_path):
     assert len(study_of(measurer.run).trials) == plan.trials
 
 
-@pytest.mark.usefixtures("quick_proposals")
 @pytest.mark.parametrize("torn", [False, True])
 @pytest.mark.parametrize("after", [0, 1, 5, 6, 9, 11])
 def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(tmp_path, after, torn):
@@ -87,7 +74,6 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(tmp_path, afte
     assert len(study_of(resumed.run).trials) == plan.trials
 
 
-@pytest.mark.usefixtures("quick_proposals")
 def test_a_larger_target_goes_on_and_measures_nothing_twice(tmp_path):
     searched(tmp_path, plan_of(trials=6))
     resumed = searched(tmp_path, plan_of("0.7bpw,0.3bpw", trials=20))
@@ -97,7 +83,6 @@ def test_a_larger_target_goes_on_and_measures_nothing_twice(tmp_path):
     assert {c.allocation.digest for c in baselines(plan_of("0.7bpw,0.3bpw", trials=20))} <= {m.digest for m in found}
 
 
-@pytest.mark.usefixtures("quick_proposals")
 def test_trials_that_another_budget_has_used_up_are_told(tmp_path):
     first, again, observer = Recorder(), Recorder(), Recorder()
     searched(tmp_path, plan_of(trials=12), first)
@@ -108,7 +93,6 @@ def test_trials_that_another_budget_has_used_up_are_told(tmp_path):
     assert text.startswith("the 12 trials are used up by what was trained for other budgets; a larger --trials")
 
 
-@pytest.mark.usefixtures("quick_proposals")
 def test_when_the_time_is_up_the_search_ends_and_says_so(tmp_path):
     observer = Recorder()
     measurer = searched(tmp_path, plan_of(timeout=0.0), observer)
@@ -116,7 +100,6 @@ def test_when_the_time_is_up_the_search_ends_and_says_so(tmp_path):
     assert observer.of("message") == [("the time for the search is up after 1 of 12 trials",)]
 
 
-@pytest.mark.usefixtures("quick_proposals")
 def test_time_spent_before_counts_and_more_of_it_lets_the_search_go_on(tmp_path):
     first = searched(tmp_path, plan_of(trials=8))
     assert len(first.run.measurements) == 8
@@ -130,7 +113,6 @@ def test_time_spent_before_counts_and_more_of_it_lets_the_search_go_on(tmp_path)
     assert json.loads((tmp_path / "clock.json").read_text())["search_seconds"] >= 600.0
 
 
-@pytest.mark.usefixtures("quick_proposals")
 def test_a_space_that_is_used_up_ends_the_search_and_says_so(tmp_path):
     observer, space = Recorder(), space_of(default={"rates": ["4/20", "10/20", "16/20"]})
     measurer = searched(tmp_path, plan_of("0.55bpw", 40, space), observer)
@@ -144,7 +126,6 @@ def test_a_space_that_is_used_up_ends_the_search_and_says_so(tmp_path):
     ]
 
 
-@pytest.mark.usefixtures("quick_proposals")
 def test_failures_count_as_trials_and_are_never_the_best(tmp_path):
     observer = Recorder()
     measurer = searched(

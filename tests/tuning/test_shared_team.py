@@ -36,15 +36,6 @@ def name(request, tmp_path):
     return StorageName.parse(server.database(f"test_{time.monotonic_ns()}"))
 
 
-@pytest.fixture(autouse=True)
-def _quick_proposals(monkeypatch):
-    def propose(space, observed, seed):
-        generator = random.Random(str((sorted(observed), seed)))
-        return tuple(generator.randrange(len(variable.menu)) for variable in space.variables)
-
-    monkeypatch.setattr(proposals, "propose", propose)
-
-
 def accuracy(allocation):
     return round(0.5 + 0.4 * random.Random(allocation.digest).random(), 6)
 
