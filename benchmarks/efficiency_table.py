@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from flexor_search.planning import LayerShape, ModelShape, SearchSpace, make_space
 from flexor_search.planning.space_file import SpaceFile
-from flexor_search.tuning import SHARED, SHARED_LOSS, AccuracyModel, Observation, fit_accuracy_model
+from flexor_search.runs import DONE, SEARCH, Measurement
+from flexor_search.tuning import SHARED, SHARED_LOSS, AccuracyModel, Candidate, Observation, fit_accuracy_model
 
 Floats = NDArray[np.float64]
 
@@ -125,3 +126,11 @@ class Table:
 
 def _profile(line: dict[str, str]) -> tuple[int, ...]:
     return tuple(MENU.index(int(line[name])) for name in LAYERS)
+
+
+def as_measured(candidate: Candidate, number: int, value: float) -> Measurement:
+    """A trial of that validation accuracy, as a run would write it down."""
+    allocation = candidate.allocation
+    about = (number, SEARCH, candidate.kind, allocation.digest, allocation.label, json.dumps(allocation.to_json()))
+    sizes = (allocation.bits_per_weight, allocation.nominal_bits_per_weight, allocation.payload_bits, 0)
+    return Measurement(*about, candidate.budget, *sizes, 0, 1, 1, DONE, value, -value, "", 0.0, "")

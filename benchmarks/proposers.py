@@ -11,9 +11,9 @@ made     ResNet-20's 18 layers, n_in 1 to 20 of 20: truths drawn from what all t
 Proposers: Optuna's GP and TPE, the additive sampler (each through an Optuna study, then projected onto a budget), what
 the tool does (`model`: the best under the budget of a draw from the model of accuracy, exactly), and rates at random.
 
-For each: gain over the uniform allocation at the same budget, in points, mean over budgets and seeds, of
-`observed` (the most accurate trial that fits), `predicted` (the model's best) and `confirmed` (of the finalists the one
-with the best mean of three more values; in the table that is the one value there is, so it is left out).
+For each: gain over the uniform allocation at the same budget (in the table the uniform curve), in points, mean over
+budgets and seeds, of `observed` (the most accurate trial that fits), `predicted` (the model's best) and `confirmed` (of
+the finalists the one with the best mean of three more values; the table has none, so it is left out there).
 """
 
 import argparse
@@ -33,10 +33,10 @@ import optuna
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import create_trial
 
-from benchmarks.efficiency_table import Table
-from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, make_space, nearest_uniform
+from benchmarks.efficiency_table import Table, as_measured
+from flexor_search.planning import Allocation, Budget, SearchSpace, make_space, nearest_uniform
 from flexor_search.planning.space_file import SpaceFile
-from flexor_search.runs import DONE, SEARCH, Measurement
+from flexor_search.runs import Measurement
 from flexor_search.tuning import SearchPlan, finalists, fit_accuracy_model, proposals
 from flexor_search.tuning.accuracy_model import AccuracyModel
 from flexor_search.tuning.axes import Features, space_axes
@@ -65,12 +65,14 @@ class World:
         space: the menus.
         see: an allocation's value in a trial or confirmation, by allocation and a number that draws the noise.
         truth: what an allocation is judged by.
-        confirms: whether values of other seeds can be seen.
+        uniform: what a uniform one of a budget's size is judged by.
+        confirms: whether values of other seeds can be seen; else only allocations of the menus can be.
     """
 
     space: SearchSpace
     see: Callable[[Allocation, int], float]
     truth: Callable[[Allocation], float]
+    uniform: Callable[[Budget], float]
     confirms: bool
 
 
@@ -81,10 +83,12 @@ def table_world(seed: int) -> World:
     def row(allocation: Allocation) -> int:
         return table.row_of[table.space.profile(allocation)]
 
+    bits, truth = table.bits[table.uniform], table.truth[direction]
     return World(
         table.space,
         lambda allocation, _: float(table.seen[direction][row(allocation)]),
-        lambda allocation: float(table.truth[direction][row(allocation)]),
+        lambda allocation: float(truth[row(allocation)]),
+        lambda budget: float(np.interp(budget.value, bits, truth[table.uniform])),
         confirms=False,
     )
 
@@ -100,7 +104,12 @@ def made_world(seed: int) -> World:
         random = np.random.Generator(np.random.PCG64([seed, number, int(allocation.digest[:8], 16)]))
         return truth(allocation) + SEED_NOISE * float(random.standard_normal())
 
-    return World(model.space, see, truth, confirms=True)
+    def uniform(budget: Budget) -> float:
+        nearest = nearest_uniform(model.space, budget)
+        assert nearest is not None
+        return truth(nearest)
+
+    return World(model.space, see, truth, uniform, confirms=True)
 
 
 @cache
@@ -193,25 +202,17 @@ PROPOSERS: dict[str, Propose] = {
 }
 
 
-def measurement(candidate: Candidate, number: int, value: float) -> Measurement:
-    """As a run would write it down."""
-    allocation = candidate.allocation
-    about = (number, SEARCH, candidate.kind, allocation.digest, allocation.label, json.dumps(allocation.to_json()))
-    sizes = (allocation.bits_per_weight, allocation.nominal_bits_per_weight, allocation.payload_bits, 0)
-    return Measurement(*about, candidate.budget, *sizes, 0, 1, 1, DONE, value, -value, "", 0.0, "")
-
-
 def search(world: World, plan: SearchPlan, propose: Propose) -> dict[str, float]:
     """One search of one budget: gains over uniform in points."""
     (budget,) = plan.budgets
     done: list[Measurement] = []
-    for candidate in proposals.baselines(plan):
-        done.append(measurement(candidate, len(done), world.see(candidate.allocation, 0)))
-    while len(done) < plan.trials and (candidate := propose(plan, done)) is not None:
-        done.append(measurement(candidate, len(done), world.see(candidate.allocation, 0)))
     space = plan.space
-    uniform = nearest_uniform(space, budget) or full_precision(space.model)
-    base = world.truth(uniform)
+    for candidate in proposals.baselines(plan):
+        if world.confirms or space.allocation(space.profile(candidate.allocation)) == candidate.allocation:
+            done.append(as_measured(candidate, len(done), world.see(candidate.allocation, 0)))
+    while len(done) < plan.trials and (candidate := propose(plan, done)) is not None:
+        done.append(as_measured(candidate, len(done), world.see(candidate.allocation, 0)))
+    base = world.uniform(budget)
     model = fit_accuracy_model(space, trainings(space, done))
     fitting = [
         (m.val_accuracy, allocation)

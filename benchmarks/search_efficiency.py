@@ -7,9 +7,10 @@ by the other seed. Both directions, 20 seeds, mean over the budgets. Optuna's sa
 accuracy and bits, and see the five uniform allocations first. For each strategy two ways to choose: the best observed
 accuracy that fits, and ("smoothed") the best prediction of the model of accuracy fitted to the same trainings.
 
-`supernet` needs the 625 scores of a shared network (`benchmarks.supernet_scores`, benchmarks/data/supernet_scores.csv
-and .json): fitted with no training, and with trainings of what the model draws. Its trainings are counted on top of
-what training and scoring the shared network cost.
+`direct` is the tool's strategy of that name, which sees the rules of thumb next, then what the model of accuracy
+proposes. `supernet` needs the 625 scores of a shared network (`benchmarks.supernet_scores`,
+benchmarks/data/supernet_scores.csv and .json): fitted with no training, and with trainings of what the model draws. Its
+trainings are counted on top of what training and scoring the shared network cost.
 
 A replay takes from a second to minutes (GP); each is kept in --folder as soon as it is done.
 """
@@ -19,6 +20,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -31,10 +33,14 @@ import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from scipy.stats import spearmanr
 
-from benchmarks.efficiency_table import BUDGETS, LAYERS, MENU, Table
+from benchmarks.efficiency_table import BUDGETS, LAYERS, MENU, Table, as_measured
 from flexor_search.files import write_atomically
-from flexor_search.tuning import SHARED, SHARED_LOSS
+from flexor_search.planning import Budget
+from flexor_search.runs import Measurement
+from flexor_search.tuning import SHARED, SHARED_LOSS, Candidate, SearchPlan
+from flexor_search.tuning.proposals import baselines, next_proposal
 from flexor_search.tuning.sampler import AdditiveSampler
+from flexor_search.tuning.trial import each_once
 
 CHECKPOINTS = (5, 10, 20, 40, 60, 100)
 COLUMNS: tuple[str, ...] = ("strategy", "seed", "direction", "trainings", "observed", "smoothed", "made_by")
@@ -88,11 +94,34 @@ def replay_supernet(table: Table, seed: int, direction: int, most: int) -> list[
     return seen
 
 
+def replay_direct(table: Table, seed: int, direction: int, most: int) -> list[int]:
+    """Rows in the order in which the tool's `direct` strategy trains them, all 16 budgets asked for at once: uniform
+    ones, rules of thumb, then what the model of accuracy proposes. No trial is stopped early here."""
+    space = table.space
+    plan = SearchPlan(space, tuple(Budget.parse(f"{budget}bpw") for budget in BUDGETS), most, seed, math.inf)
+    uniform = (Candidate(table.allocations[row], "uniform") for row in table.uniform)
+    rules = (one for one in baselines(plan) if space.allocation(space.profile(one.allocation)) == one.allocation)
+    seen: list[int] = []
+    done: list[Measurement] = []
+
+    def see(candidate: Candidate) -> None:
+        seen.append(table.row_of[space.profile(candidate.allocation)])
+        done.append(as_measured(candidate, len(done), float(table.seen[direction][seen[-1]])))
+
+    for candidate in each_once([*uniform, *rules]):
+        see(candidate)
+    while len(seen) < most and (candidate := next_proposal(plan, done)) is not None:
+        see(candidate)
+    return seen[:most]
+
+
 def measure(table: Table, strategy: str, seed: int, direction: int, limit: int) -> list[dict[str, str]]:
     """Gains of one replay at the checkpoints."""
     checkpoints = checkpoints_of(strategy, limit)
     if strategy == "supernet":
         rows = replay_supernet(table, seed, direction, checkpoints[-1])
+    elif strategy == "direct":
+        rows = replay_direct(table, seed, direction, checkpoints[-1])
     else:
         rows = replay(table, samplers(table)[strategy](seed), direction, checkpoints[-1])
     found = []
@@ -260,7 +289,7 @@ def main() -> None:
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     table = Table.read()
-    names = given.strategies or [*samplers(table), *(["supernet"] if table.shared else [])]
+    names = given.strategies or [*samplers(table), "direct", *(["supernet"] if table.shared else [])]
     plan = {name: min(given.gp_seeds, given.seeds) if name == "gp" else given.seeds for name in names}
     result = summarize(table, replay_all(table, given.folder, plan, given.seconds, given.trainings))
     write_figure(result, given.folder / "search_efficiency.html")

@@ -1,7 +1,7 @@
-"""sensitivity.json: what the shared network of a run told, and the model of accuracy that was fitted to it.
+"""sensitivity.json: what the shared network of a run told, and the model of accuracy fitted to it and to trainings.
 
 fingerprint   what the scores are of: the run's own, without what does not touch them
-network       how it was trained, and what that and the scoring cost
+network       how it was trained, and what that and the scoring cost; empty where every trial trained
 failed        why there are no scores, "" where there are
 complete      whether all that was to be scored has been; false where the time did not last
 scores        one entry an allocation: its profile (menu indices), accuracy and loss on the validation split
@@ -102,6 +102,21 @@ class Sensitivity:
 def identity(fingerprint: dict[str, str]) -> dict[str, str]:
     """The part of a run's fingerprint that the scores depend on: model, data, space, recipe, seed, code."""
     return {name: value for name, value in fingerprint.items() if name not in _APART}
+
+
+def is_of_network(folder: Path) -> bool:
+    """Whether a run folder has a file that a shared network began; a damaged one counts, for it may have been.
+
+    Args:
+        folder: of the run; a search that trains every trial leaves a file with nothing but its model.
+    """
+    try:
+        body = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return bool(body["network"] or body["failed"])
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def own_sensitivity(folder: Path, fingerprint: dict[str, str]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""How allocations are chosen: baselines, Optuna's proposals under a budget, confirmation with fresh seeds."""
+"""How allocations are chosen: baselines, what a model of accuracy proposes, confirmation with fresh seeds."""
 
 from flexor_search.tuning.accuracy_model import (
     SHARED,

@@ -1,13 +1,18 @@
-"""The direct strategy: every trial trains. Baselines first, then Optuna's proposals, each projected onto a budget."""
+"""The direct strategy: every trial trains. Baselines first, then what the model of accuracy proposes."""
 
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from flexor_search.errors import RunError
 from flexor_search.planning import Allocation, Budget, SearchSpace
+from flexor_search.planning.ties import opened
 from flexor_search.runs import ACCURACY, DONE, SEARCH, Measurement, MetricWords
+from flexor_search.runs.sensitivity import DamagedError, Sensitivity, identity, read_sensitivity
 from flexor_search.tuning.clock import SearchClock
+from flexor_search.tuning.confirm import model_of_trainings
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
@@ -33,6 +38,25 @@ def search(plan: SearchPlan, measurer: Measurer, observer: Observer, team: Team 
     """
     with Flow(measurer, team) as flow:
         _Search(plan, measurer, observer, flow).run()
+    _write_model(plan.space, measurer, observer)
+
+
+def _write_model(space: SearchSpace, measurer: Measurer, observer: Observer) -> None:
+    """What the trainings say of each layer goes into sensitivity.json, for the report; of another search's it stays."""
+    run = measurer.run
+    model = model_of_trainings(space, run.measurements)
+    if model is None:
+        return
+    try:
+        found = read_sensitivity(run.folder, opened(space), run.fingerprint)
+    except DamagedError:
+        found = None
+    except RunError as error:
+        observer.message(str(error))
+        return
+    found = found or Sensitivity(identity(run.fingerprint))
+    if found.model.get("values") != model.counts:  # else another machine would only round otherwise
+        replace(found, model=model.to_json()).write(run.folder)
 
 
 class _Search:

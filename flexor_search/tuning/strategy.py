@@ -8,7 +8,7 @@ from flexor_search.planning import GAMMAS
 from flexor_search.planning.ties import opened
 from flexor_search.quantization import why_not_shared
 from flexor_search.runs import SEARCH
-from flexor_search.runs.sensitivity import FILE, Sensitivity
+from flexor_search.runs.sensitivity import Sensitivity, is_of_network
 from flexor_search.training import SharedNetworkError
 from flexor_search.tuning.clock import SearchClock
 from flexor_search.tuning.confirm import FINALISTS, Finalists
@@ -80,7 +80,7 @@ def choose_course(
     plan = replace(plan, trials=trials_asked or min(own, plan.trials))
     shared = Phase(SHARED_PHASE, 1, confirm_phase.images, confirm_phase.epochs, _COST * full_seconds)
     confirm_phase = replace(confirm_phase, trainings=_confirmations(plan, confirm_phase))
-    known = (shared,) if not (measurer.run.folder / FILE).exists() else ()
+    known = (shared,) if not is_of_network(measurer.run.folder) else ()
     return Course(
         name,
         why,
@@ -142,7 +142,7 @@ def _choice(
         return DIRECT, reason
     if asked == SUPERNET:
         return SUPERNET, "as asked"
-    if (run.folder / FILE).exists() or unfinished_files(run)[0].exists():
+    if is_of_network(run.folder) or unfinished_files(run)[0].exists():
         return SUPERNET, "as this run was begun"
     if any(m.phase == SEARCH for m in run.measurements):
         return DIRECT, "as this run was begun"

@@ -7,6 +7,7 @@ import pytest
 
 from flexor_search.planning import Budget
 from flexor_search.runs import DONE, FAILED, SEARCH, Run
+from flexor_search.runs.sensitivity import FILE, Sensitivity, is_of_network, read_sensitivity
 from flexor_search.tuning import SearchPlan, search, time_plan
 from flexor_search.tuning.direct import best_so_far
 from flexor_search.tuning.proposals import baselines
@@ -175,3 +176,28 @@ def test_the_time_plan_counts_the_trainings_of_both_phases(tmp_path):
     assert full.seconds_each == pytest.approx(2 * short.seconds_each)
     assert short.seconds == 7 * short.seconds_each > 0
     assert measurer.run.measurements == ()  # timing is no measurement
+
+
+def test_what_the_trainings_say_of_each_layer_is_written_down(tmp_path):
+    plan = plan_of()
+    measurer = searched(tmp_path, plan)
+    told = read_sensitivity(measurer.run.folder, SPACE, measurer.run.fingerprint)
+    assert (told.scores, told.network, told.model["values"]) == ((), {}, {"trained": len(measurer.run.measurements)})
+    assert {row["layer"] for row in told.model["sensitivities"]} == {v.name for v in SPACE.variables}
+    assert not is_of_network(measurer.run.folder)
+    before = (tmp_path / FILE).read_bytes()
+    search(plan, measurer, Recorder())
+    assert (tmp_path / FILE).read_bytes() == before
+    (tmp_path / FILE).write_text("{")
+    assert is_of_network(measurer.run.folder)
+    search(plan, measurer, Recorder())
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_a_table_of_another_search_is_left_alone(tmp_path):
+    measurer, observer = FakeMeasurer(tmp_path, accuracy), Recorder()
+    Sensitivity({"model": "another"}).write(tmp_path)
+    before = (tmp_path / FILE).read_bytes()
+    search(plan_of(), measurer, observer)
+    assert (tmp_path / FILE).read_bytes() == before
+    assert any("is of another search" in text for (text,) in observer.of("message"))

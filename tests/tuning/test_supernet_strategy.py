@@ -259,6 +259,9 @@ def test_what_a_run_was_begun_with_stays(tmp_path, searched):
     measurer.run.append(searched[0].run.measurements[0])
     course = choose_course("auto", plan_for(space_of()), 0, PHASES, measurer)
     assert (course.name, "as this run was begun" in course.why) == ("direct", True)
+    Sensitivity(measurer.run.fingerprint, model={"values": {"trained": 1}}).write(measurer.run.folder)
+    course = choose_course("auto", plan_for(space_of()), 0, PHASES, measurer)
+    assert (course.name, "as this run was begun" in course.why) == ("direct", True)
 
 
 def test_one_layer_can_be_asked_for(tmp_path):
