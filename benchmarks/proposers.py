@@ -34,7 +34,7 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import create_trial
 
 from benchmarks.efficiency_table import Table, as_measured
-from flexor_search.planning import Allocation, Budget, SearchSpace, make_space, nearest_uniform
+from flexor_search.planning import GAMMAS, Allocation, Budget, SearchSpace, make_space, nearest_uniform, size_rule
 from flexor_search.planning.space_file import SpaceFile
 from flexor_search.runs import Measurement
 from flexor_search.tuning import SearchPlan, finalists, fit_accuracy_model, proposals
@@ -66,6 +66,7 @@ class World:
         see: an allocation's value in a trial or confirmation, by allocation and a number that draws the noise.
         truth: what an allocation is judged by.
         uniform: what a uniform one of a budget's size is judged by.
+        best: the best allocation of all under a budget.
         confirms: whether values of other seeds can be seen; else only allocations of the menus can be.
     """
 
@@ -73,6 +74,7 @@ class World:
     see: Callable[[Allocation, int], float]
     truth: Callable[[Allocation], float]
     uniform: Callable[[Budget], float]
+    best: Callable[[Budget], Allocation]
     confirms: bool
 
 
@@ -89,6 +91,7 @@ def table_world(seed: int) -> World:
         lambda allocation, _: float(table.seen[direction][row(allocation)]),
         lambda allocation: float(truth[row(allocation)]),
         lambda budget: float(np.interp(budget.value, bits, truth[table.uniform])),
+        lambda budget: max(filter(budget.fits, table.allocations), key=lambda one: truth[row(one)]),
         confirms=False,
     )
 
@@ -109,7 +112,7 @@ def made_world(seed: int) -> World:
         assert nearest is not None
         return truth(nearest)
 
-    return World(model.space, see, truth, uniform, confirms=True)
+    return World(model.space, see, truth, uniform, model.best_under, confirms=True)
 
 
 @cache
@@ -229,10 +232,24 @@ def search(world: World, plan: SearchPlan, propose: Propose) -> dict[str, float]
 WORLDS = {"table": table_world, "made": made_world}
 
 
+def bounds(world: World, budget: Budget) -> dict[str, float]:
+    """What the best of the rules of thumb gains, which only who knows the truth can tell, and the best of all."""
+    rules = [size_rule(world.space, budget, gamma) for gamma in GAMMAS]
+    gained = {"best rule": max(map(world.truth, rules)), "best of all": world.truth(world.best(budget))}
+    return {name: 100 * (value - world.uniform(budget)) for name, value in gained.items()}
+
+
 def measure(worlds: Iterable[str], proposers: Iterable[str], trials: int, seeds: int) -> dict[str, dict]:
     """Mean gains and their standard errors over seeds."""
     found: dict[str, dict] = {}
     for place in worlds:
+        texts = BUDGETS[place]
+        limits = [[bounds(WORLDS[place](seed), Budget.parse(text)) for text in texts] for seed in range(seeds)]
+        found[place] = {
+            name: mean_and_error([float(np.mean([one[name] for one in some])) for some in limits])
+            for name in limits[0][0]
+        }
+        print(f"{place}: {found[place]}", flush=True)
         for name in proposers:
             by_way: dict[str, list[float]] = {}
             started = time.process_time()
@@ -240,17 +257,20 @@ def measure(worlds: Iterable[str], proposers: Iterable[str], trials: int, seeds:
                 world = WORLDS[place](seed)
                 gains = [
                     search(world, SearchPlan(world.space, (Budget.parse(text),), trials, seed, 1e9), PROPOSERS[name])
-                    for text in BUDGETS[place]
+                    for text in texts
                 ]
                 for way in gains[0]:
                     by_way.setdefault(way, []).append(float(np.mean([one[way] for one in gains])))
-            spent = (time.process_time() - started) / (seeds * len(BUDGETS[place]))
-            found[f"{place}, {name}"] = {
-                way: [round(float(np.mean(some)), 3), round(float(np.std(some, ddof=1) / len(some) ** 0.5), 3)]
-                for way, some in by_way.items()
-            } | {"search_seconds": round(spent, 2)}
+            spent = (time.process_time() - started) / (seeds * len(texts))
+            ways = {way: mean_and_error(some) for way, some in by_way.items()}
+            found[f"{place}, {name}"] = ways | {"search_seconds": round(spent, 2)}
             print(f"{place}, {name}: {found[f'{place}, {name}']}", flush=True)
     return found
+
+
+def mean_and_error(values: list[float]) -> list[float]:
+    """Mean and standard error."""
+    return [round(float(np.mean(values)), 3), round(float(np.std(values, ddof=1) / len(values) ** 0.5), 3)]
 
 
 def main() -> None:
