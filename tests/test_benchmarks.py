@@ -63,6 +63,26 @@ def test_the_search_efficiency_benchmark_prints_the_promised_keys_and_goes_on_wh
     assert (tmp_path / "search_efficiency.html").stat().st_size > 10**6
 
 
+def test_direct_is_replayed_from_the_uniform_ones_on_and_its_rules_of_thumb_count(tmp_path):
+    some = ["--seeds", "1", "--trainings", "10", "--strategies", "direct", "--folder", str(tmp_path), "--json"]
+    command = [sys.executable, "-W", "error", "-m", "benchmarks.search_efficiency", *some]
+    result = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert set(result["gain_at"]) == {"direct", "direct, smoothed"}
+    uniform, more = result["gain_at"]["direct"].values()
+    assert uniform < 0 < more  # the best of five uniform ones is below the curve between them
+
+
+def test_who_proposes_is_replayed_in_both_worlds():
+    some = ["--seeds", "2", "--trials", "11", "--proposers", "model", "--json"]
+    command = [sys.executable, "-W", "error", "-m", "benchmarks.proposers", *some]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    gain = json.loads(out[out.index('{\n  "trials"') :])["gain"]
+    assert gain.keys() == {"table", "made", "table, model", "made, model"}
+    for world in ("table", "made"):
+        assert gain[world]["best of all"][0] >= gain[world]["best rule"][0]
+        assert gain[f"{world}, model"]["predicted"][0] <= gain[world]["best of all"][0] + 1e-9
+
+
 def test_the_stored_scores_of_the_shared_network_gain_what_is_said_of_them(tmp_path):
     some = ["--seeds", "1", "--trainings", "0", "--strategies", "supernet", "--folder", str(tmp_path)]
     command = [sys.executable, "-W", "error", "-m", "benchmarks.search_efficiency", "--json", *some]

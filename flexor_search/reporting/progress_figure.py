@@ -35,7 +35,7 @@ def progress(table: pd.DataFrame, level: float, against: str = TRAININGS) -> go.
 
     Args:
         table: `tables.progress`.
-        level: accuracy of the best uniform model that fits, NaN if none was measured.
+        level: accuracy of the uniform model of the first budget, NaN if none was measured.
         against: TRAININGS or SECONDS.
     """
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.09, row_heights=[0.68, 0.32])
@@ -53,7 +53,7 @@ def progress(table: pd.DataFrame, level: float, against: str = TRAININGS) -> go.
     if not math.isnan(level):
         line = {"color": ORANGE, "dash": "dot", "width": 1.5}
         height = scale() * max(level, low)
-        figure.add_hline(height, name="best uniform", line=line, row=1, col=1)  # type: ignore[arg-type]
+        figure.add_hline(height, name="uniform", line=line, row=1, col=1)  # type: ignore[arg-type]
     _steps(figure, 2, ("hypervolume", TEAL), places, list(scale() * table["hypervolume"]))
     figure.update_yaxes(accuracy_axis(low, high), row=1)
     most = scale() * max([0.0, *table["hypervolume"]])

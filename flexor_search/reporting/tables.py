@@ -113,8 +113,9 @@ def progress(run: Run) -> pd.DataFrame:
 
     Returns:
         A row for each search training: trial (its number in the run), kind, label, bits_per_weight, file_bytes, state,
-        val_accuracy (of a stopped one, the last seen), fits (the first budget), best (the best accuracy so far of
-        those that finished and fit, NaN before there is one), trainings and seconds (`effort` by its end), and
+        val_accuracy (of a stopped one, the last seen), fits (the first budget), asked (it was projected onto that
+        budget, not onto a smaller one), best (the best accuracy so far of those that finished and fit, NaN before
+        there is one), trainings and seconds (`effort` by its end), and
         hypervolume (of the search's front after it, in bits times accuracy; see `effort.reference`).
     """
     frame = run.frame()
@@ -124,6 +125,7 @@ def progress(run: Run) -> pd.DataFrame:
     table = frame[columns].copy()
     table.insert(0, "trial", frame["number"])
     table["fits"] = pd.Series(fits, dtype=bool)
+    table["asked"] = frame["budget"].isin([str(one) for one in (run.question.get("budgets") or [])[:1]])
     counted = table["val_accuracy"].astype(float).where(table["fits"] & (table["state"] == DONE))
     table["best"] = counted.cummax().ffill()
     table = table.join(effort(run))
@@ -132,8 +134,11 @@ def progress(run: Run) -> pd.DataFrame:
 
 
 def uniform_level(table: pd.DataFrame) -> float:
-    """The best accuracy of a uniform model among those of `progress` that finished and fit; NaN if there is none."""
-    uniform = table[(table["kind"] == UNIFORM) & (table["state"] == DONE) & table["fits"]]
+    """The accuracy of the uniform model of the first budget, if `progress` has it finished; else NaN.
+
+    One of a smaller budget would flatter the search. Where several budgets are asked for, it may not be trained.
+    """
+    uniform = table[(table["kind"] == UNIFORM) & (table["state"] == DONE) & table["fits"] & table["asked"]]
     return float(uniform["val_accuracy"].max()) if len(uniform) else math.nan
 
 

@@ -170,7 +170,7 @@ def test_progress_draws_every_trial_and_the_best_so_far(tmp_path):
     opacity = {x: o for t in figure.data if t.name == "proposed" for x, o in zip(t.x, t.marker.opacity, strict=True)}
     assert opacity[4] < opacity[2]  # over the budget
     (level,) = figure.layout.shapes
-    assert (level.name, level.y0) == ("best uniform", pytest.approx(80.0))
+    assert (level.name, level.y0) == ("uniform", pytest.approx(80.0))
     hover = {trial: text for t in figure.data if t.customdata is not None for text, trial in t.customdata}
     assert "failed" in hover[2]
     assert "nan" not in hover[2]

@@ -97,6 +97,13 @@ def test_progress_is_the_best_so_far_of_what_finished_and_fits(tmp_path):
     assert uniform_level(table) == 0.80
 
 
+def test_a_uniform_model_of_a_smaller_budget_is_no_measure_of_the_first(tmp_path):
+    smaller = [measured(0, 0.80, 0.3, kind="uniform", budget="0.3bpw"), measured(1, 0.9, 0.7)]
+    table = progress(made_run(tmp_path, smaller))
+    assert table["fits"].all()
+    assert math.isnan(uniform_level(table))
+
+
 def test_progress_has_no_best_before_anything_fits(tmp_path):
     table = progress(made_run(tmp_path, [failed(0, 0.5), measured(1, 0.9, 0.8), measured(2, 0.6, 0.6)]))
     assert table["best"].isna().tolist() == [True, True, False]
