@@ -149,7 +149,7 @@ class Run:
         return Best(limit.text, path, *sizes, mean, tested["mean"] if tested else None, layers, self)
 
     def predict(self, layers: Mapping[str, str]) -> tuple[float, float]:
-        """What the model of accuracy believes of an allocation, trained or not.
+        """What the model of accuracy believes of an allocation, trained or not. It is fitted anew at every call.
 
         Args:
             layers: layer name -> entry of its menu, as in `Best.layers`.
@@ -161,7 +161,7 @@ class Run:
         Raises:
             UsageError: a searched layer is missing, its menu has no such entry (a uniform model may lie outside the
                 menus), or tied layers differ.
-            RunError: nothing was measured yet.
+            RunError: nothing was measured yet, or sensitivity.json is damaged or of another search.
         """
         space = plan_of_run(Question.from_run(self.record), self.given).space
         model = model_of_run(space, self.record)

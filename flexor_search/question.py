@@ -208,7 +208,7 @@ def resolved(question: Question, planned: Plan, recipe: Recipe) -> dict[str, Any
             "gpu": torch.cuda.get_device_name() if planned.device.startswith("cuda") else "none",
         },
         "versions": {"flexor_search": __version__, "python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "numpy", "optuna")},
+        | {name: version(name) for name in ("torch", "numpy", "scipy", "optuna")},
     }
 
 

@@ -1,7 +1,7 @@
 """The search space: for each layer, or group of tied layers, the ordered menu of what it may be stored as.
 
-A *profile* is one menu index per variable: ordered integers, which is what samplers propose. Proposals are projected
-onto a budget before they are trained, so nothing over budget is ever measured; what a budget leaves over is spent.
+A *profile* is one menu index per variable: ordered integers, which is what is proposed. What is wished for is
+projected onto a budget before it is trained, so nothing over budget is ever measured; what is left over is spent.
 """
 
 import math

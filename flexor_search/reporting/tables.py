@@ -125,12 +125,20 @@ def progress(run: Run) -> pd.DataFrame:
     table = frame[columns].copy()
     table.insert(0, "trial", frame["number"])
     table["fits"] = pd.Series(fits, dtype=bool)
-    table["asked"] = frame["budget"].isin([str(one) for one in (run.question.get("budgets") or [])[:1]])
+    table["asked"] = _asked(run, frame)
     counted = table["val_accuracy"].astype(float).where(table["fits"] & (table["state"] == DONE))
     table["best"] = counted.cummax().ffill()
     table = table.join(effort(run))
     table["hypervolume"] = pd.Series(hypervolumes(run), dtype=float)
     return table
+
+
+def _asked(run: Run, frame: pd.DataFrame) -> pd.Series:
+    """Whether each training is of the first budget: by its text, or the one that the summary compares with there."""
+    first = [str(one) for one in (run.question.get("budgets") or [])[:1]]
+    chosen = ((run.summary() or {}).get("budgets") or [{}])[0].get("uniform") or {}
+    alike = [bool(chosen) and json.loads(text) == chosen["allocation"] for text in frame["allocation"]]
+    return frame["budget"].isin(first) | pd.Series(alike, index=frame.index, dtype=bool)
 
 
 def uniform_level(table: pd.DataFrame) -> float:

@@ -5,7 +5,9 @@ measurements.csv            every training ever made, appended and flushed, one 
 trained/N.safetensors       the packed model of measurement N, verified when it was trained
 trained/N.json              what its packing saved and changed, measured then
 trained/unfinished-KEY.safetensors   how far a training has come that is under way, for trainings longer than a minute
+trained/shared-network.safetensors   the shared network, until it has scored all that it is to score
 trained/teacher-*.safetensors   full-precision models that others learn from, until the run is done
+sensitivity.json            scores of the shared network, and what each layer is predicted to lose (sensitivity.py)
 study.db                    the same measurements as an Optuna study, for optuna-dashboard
 test_readings.json          what each model whose confirmation was finished has on the test set, read once
 summary.json, front.csv, report.html, model-BUDGET.safetensors, allocation-BUDGET.json

@@ -74,9 +74,14 @@ class Sensitivity:
     own_rates: dict[str, float] | None = None
 
     def adding(self, scores: Iterable[SharedScore], seconds: float) -> "Sensitivity":
-        """The same with more scores, which took so long."""
-        spent = round(self.network.get("score_seconds", 0.0) + seconds, 3)
-        return replace(self, scores=(*self.scores, *scores), network=self.network | {"score_seconds": spent})
+        """The same with more scores, which took so long; they may let other layers go of their ties."""
+        spent, more = round(self.network.get("score_seconds", 0.0) + seconds, 3), tuple(scores)
+        return replace(
+            self,
+            scores=(*self.scores, *more),
+            network=self.network | {"score_seconds": spent},
+            own_rates=None if more else self.own_rates,
+        )
 
     def write(self, folder: Path) -> None:
         """Write it into a run folder, whole or not at all.

@@ -145,12 +145,7 @@ class AccuracyModel:
         Args:
             seed: of the draw.
         """
-        random = np.random.Generator(np.random.PCG64(seed))
-        mean = np.concatenate([[self.posterior.offset], self.posterior.weights])
-        values, vectors = np.linalg.eigh(self.posterior.covariance)
-        drawn = mean + vectors @ (np.sqrt(np.maximum(values, 0.0)) * random.standard_normal(len(mean)))
-        posterior = replace(self.posterior, offset=float(drawn[0]), weights=drawn[1:])
-        return replace(self, posterior=posterior)
+        return replace(self, posterior=self.posterior.draw(np.random.Generator(np.random.PCG64(seed))))
 
     @cached_property
     def terms(self) -> list[Floats]:
@@ -169,7 +164,7 @@ class AccuracyModel:
         """
         space = self.chosen_from or self.space
         terms = self._terms_of(space)
-        trifle = _TRIFLE * max((float(np.ptp(term)) for term in terms), default=0.0)
+        trifle = _TRIFLE * (max((float(np.ptp(term)) for term in terms), default=0.0) or 1.0)
         found = []
         for variable, term in zip(space.variables, terms, strict=True):
             rates = np.array([spec_rate(spec) for spec in variable.menu])

@@ -71,12 +71,12 @@ def finalists(
 
 
 def model_of_trainings(space: SearchSpace, measurements: Sequence[Measurement]) -> AccuracyModel | None:
-    """The model of accuracy fitted to the trainings of a search; None where none has finished.
+    """The model of accuracy fitted to the trainings of a search; None where no two that differ have finished.
 
     Weak trainings that were stopped are no part of it, so it is of allocations that were worth finishing.
     """
     trained = trainings(space, searched(measurements))
-    return fit_accuracy_model(space, trained) if trained else None
+    return fit_accuracy_model(space, trained) if len({one.value for one in trained}) > 1 else None
 
 
 def searched(measurements: Sequence[Measurement]) -> list[Measurement]:
@@ -145,7 +145,7 @@ def _lost(
         for budget in budgets
         for group in _fitting(space, budget, measurer.run, CONFIRM, seeds)
         for m in group.measurements
-        if m.digest not in named
+        if m.digest not in named and len(group.measurements) == len(seeds)
     }
     trials = [Trial(Candidate(allocation_of(space, m), m.kind, m.budget), CONFIRM, m.seed) for m in fitting.values()]
     return [one for one in trials if measurer.known(one.candidate, CONFIRM, one.seed) is None]

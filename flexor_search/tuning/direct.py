@@ -36,8 +36,12 @@ def search(plan: SearchPlan, measurer: Measurer, observer: Observer, team: Team 
         observer: is told of progress.
         team: trains several at a time; None: one at a time.
     """
-    with Flow(measurer, team) as flow:
-        _Search(plan, measurer, observer, flow).run()
+    try:
+        with Flow(measurer, team) as flow:
+            _Search(plan, measurer, observer, flow).run()
+    except KeyboardInterrupt:
+        _write_model(plan.space, measurer, observer)
+        raise
     _write_model(plan.space, measurer, observer)
 
 
@@ -56,7 +60,10 @@ def _write_model(space: SearchSpace, measurer: Measurer, observer: Observer) -> 
         return
     found = found or Sensitivity(identity(run.fingerprint))
     if found.model.get("values") != model.counts:  # else another machine would only round otherwise
-        replace(found, model=model.to_json()).write(run.folder)
+        body = model.to_json()
+        if MetricWords.of(run.question) != ACCURACY:
+            body["doubts"] = []  # they speak of points of accuracy
+        replace(found, model=body).write(run.folder)
 
 
 class _Search:

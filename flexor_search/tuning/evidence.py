@@ -14,7 +14,7 @@ posterior expectation of the gradient of the joint density.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -83,6 +83,18 @@ class Posterior:
         extended = np.hstack([np.ones((len(features), 1)), features])
         mean = self.offset + features @ self.weights
         return mean, np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", extended, self.covariance, extended), 0.0))
+
+    def draw(self, random: np.random.Generator) -> "Posterior":
+        """The same with offset and weights drawn from it.
+
+        By a Cholesky factor, which changes little where the covariance does: eigenvectors of equal eigenvalues would
+        depend on how a machine rounds, and the same seed would draw something else there.
+        """
+        size = len(self.covariance)
+        jitter = 1e-9 * float(np.trace(self.covariance)) / size + 1e-300
+        factor = np.linalg.cholesky((self.covariance + self.covariance.T) / 2 + jitter * np.eye(size))
+        drawn = np.concatenate([[self.offset], self.weights]) + factor @ random.standard_normal(size)
+        return replace(self, offset=float(drawn[0]), weights=drawn[1:])
 
 
 def fit_evidence(

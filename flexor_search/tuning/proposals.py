@@ -20,7 +20,7 @@ from flexor_search.planning import (
     size_rule,
 )
 from flexor_search.planning.space import Profile, spec_log_rate
-from flexor_search.runs import DONE, Measurement
+from flexor_search.runs import DONE, STOPPED, Measurement
 from flexor_search.tuning.accuracy_model import TRAINED, AccuracyModel, Observation, fit_accuracy_model
 from flexor_search.tuning.trial import PROPOSED, Candidate
 
@@ -96,9 +96,9 @@ def rule_candidate(space: SearchSpace, budget: Budget, gamma: float) -> Candidat
 def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequence[Candidate] = ()) -> Candidate | None:
     """The next allocation to measure: what may well be the best under a budget, and is not measured yet.
 
-    It is the best, exactly, of curves drawn from the model of accuracy that is fitted to the finished trainings
-    (Thompson sampling): where the model is unsure draws differ, and that is where trainings tell most. On many layers
-    this was found better than Optuna's samplers (docs/log.md, `python -m benchmarks.proposers`).
+    It is the best, exactly, of curves drawn from the model of accuracy that is fitted to the trainings (Thompson
+    sampling): where the model is unsure draws differ, and that is where trainings tell most. How that compares with
+    Optuna's samplers: docs/log.md, `python -m benchmarks.proposers`.
 
     A pure function of what was measured and of what is on its way, which is not proposed again.
 
@@ -106,7 +106,7 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequen
         A candidate, or None when nothing new was found near the proposals under any budget.
     """
     space, number = plan.space, len(done) + len(pending)
-    trained = trainings(space, done)
+    trained = [*trainings(space, done), *_left_undone(space, done)]
     model = fit_accuracy_model(space, trained) if trained else None
     measured = {m.digest for m in done} | {candidate.allocation.digest for candidate in pending}
     random = np.random.Generator(np.random.PCG64([plan.seed, number]))
@@ -150,6 +150,25 @@ def trainings(space: SearchSpace, measurements: Iterable[Measurement]) -> list[O
         in_menu = space.allocation(space.profile(allocation)) == allocation
         if measurement.state == DONE and in_menu and math.isfinite(measurement.val_accuracy):
             found.append(Observation(allocation, measurement.val_accuracy, TRAINED))
+    return found
+
+
+def _left_undone(space: SearchSpace, done: Sequence[Measurement]) -> list[Observation]:
+    """What stopped and failed trials would have come to, roughly, so that their like is not proposed again.
+
+    A stopped one: what it had, and the median of what finished ones still gained from that epoch on; a failed one: the
+    least that any finished one has. None where nothing has finished.
+    """
+    finished = [m for m in done if m.state == DONE and math.isfinite(m.val_accuracy)]
+    found = []
+    for m in done if finished else ():
+        value = min(one.val_accuracy for one in finished)
+        if m.state == STOPPED:
+            rungs = ((one.val_accuracy, one.rung_accuracies) for one in finished)
+            gained = [accuracy - seen[m.epochs] for accuracy, seen in rungs if m.epochs in seen]
+            value = m.val_accuracy + (float(np.median(gained)) if gained else 0.0)
+        if m.state != DONE and math.isfinite(value):
+            found.append(Observation(Allocation.from_json(space.model, json.loads(m.allocation)), value, TRAINED))
     return found
 
 

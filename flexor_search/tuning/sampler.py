@@ -232,11 +232,9 @@ def _tables(features: Features, weights: Floats) -> list[Floats]:
 
 def _choose(features: Features, gains: Posterior, sizes: list[Floats] | None, random, is_known) -> tuple[int, ...]:
     """The best point of a draw, new if one of a few draws has a new one, else the best new one of random points."""
-    values, vectors = np.linalg.eigh(gains.covariance[1:, 1:])
-    scales = vectors * np.sqrt(np.maximum(values, 0.0))
     terms, limit, profile = [], math.inf, ()
     for _ in range(_DRAWS):
-        terms = _tables(features, gains.weights + scales @ random.standard_normal(len(values)))
+        terms = _tables(features, gains.draw(random).weights)
         if sizes is None:
             profile = tuple(int(np.argmax(term)) for term in terms)
         else:

@@ -191,7 +191,7 @@ def _trained(
     recipe, data, fingerprint = measurer.recipe, measurer.data, identity(measurer.run.fingerprint)
     with seeded(plan.seed):
         model = shared_model(measurer.build(), plan.opened, recipe)
-    if known is not None and weights.exists():
+    if known is not None and known.network and weights.exists():
         try:
             tensors, about = read_checkpoint(weights)
             if about == fingerprint:
@@ -233,8 +233,7 @@ def _scored(
     spent = found.network["train_seconds"] + found.network.get("score_seconds", 0.0)
     plain = plan.seconds_per_image * len(measurer.data.train) * measurer.recipe.epochs
     network = found.network | {"training_equivalents": round(spent / max(plain, 1e-9), 2)}
-    # more scores may let other layers go of their ties
-    found = replace(found, complete=is_whole, network=network, own_rates=None)
+    found = replace(found, complete=is_whole, network=network)
     found.write(measurer.run.folder)
     observer.message(
         f"shared network: trained in {network['train_seconds']:.0f} s, {len(found.scores)} allocations scored in "

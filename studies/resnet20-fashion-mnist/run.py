@@ -295,8 +295,8 @@ def main() -> None:
     recipe = replace(task.recipe, epochs=EPOCHS[size], search_epochs=EPOCHS[size])
     if given.long:
         recipe = replace(recipe, epochs=LONG_EPOCHS[size], search_epochs=LONG_EPOCHS[size], augmentation="flip")
-    if device_name() == "cuda" or is_late:  # the long recipe in float32 on any processor: it may take more than one
-        precision = "float32" if given.long and device_name() == "cpu" else "bfloat16"
+    if device_name() == "cuda" or is_late:
+        precision = "float32" if given.long else "bfloat16"  # on any machine, as it may take more than one
         recipe = replace(recipe, precision=precision, memory_format="channels_last")
     task = replace(task, recipe=recipe)
     space = make_space(describe(task.build()), read_space_file(HERE / "space.toml"), task.name)
@@ -311,7 +311,7 @@ def main() -> None:
         earlier = read_table(table)
         gammas = {budget: best_gamma(earlier, budget, len(GAMMA_SEEDS[size])) for budget in BUDGETS}
         if None in gammas.values():
-            parser.error(f"--late: {table} must hold the gammas of all budgets; run without it first")
+            parser.error(f"{table} must hold the gammas of all budgets; run without it first")
         jobs = late_jobs(folder, space, gammas, LONG_SEEDS if given.long else LATE_SEEDS)
         jobs += [] if given.long else half_jobs(folder, space)
         path = folder / ("long.csv" if given.long else "late.csv")

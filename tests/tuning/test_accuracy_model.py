@@ -17,7 +17,7 @@ from flexor_search.planning.space_file import SpaceFile
 from flexor_search.tuning import SHARED, Observation, fit_accuracy_model
 from flexor_search.tuning.accuracy_model import SHARED_LOSS, UNITS
 from flexor_search.tuning.axes import Axis, Features
-from flexor_search.tuning.evidence import SourceData, _Problem, fit_evidence
+from flexor_search.tuning.evidence import Posterior, SourceData, _Problem, fit_evidence
 
 SPACE = make_space(LENET5, read_space_file("lenet5"))
 SLOPES = (0.2, 1.0, 2.0, 0.4)
@@ -186,6 +186,24 @@ def test_an_entry_of_another_code_owes_its_worth_to_its_own_kind_alone():
     by_label = dict(zip((spec.label for spec in first), chosen, strict=True))
     assert by_label["4/20 dense"] > by_label["5/20"] + 0.03  # which stores more, and cannot say the same
     assert by_label["4/20"] < by_label["5/20"] < by_label["5/20 dense"]
+
+
+def test_a_draw_is_from_the_posterior_and_does_not_depend_on_how_a_machine_rounds():
+    root = np.array([[1.0, 0.0, 0.0, 0.0], [0.3, 1.0, 0.0, 0.0], [0.0, 0.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.5]])
+    posterior = Posterior(2.0, np.array([1.0, -1.0, 0.0]), root @ root.T, 0.0, {})
+    random = np.random.default_rng(0)
+    drawn = [posterior.draw(random) for _ in range(4000)]
+    values = np.array([[one.offset, *one.weights] for one in drawn])
+    assert values.mean(axis=0) == pytest.approx([2.0, 1.0, -1.0, 0.0], abs=0.08)
+    assert np.cov(values.T) == pytest.approx(posterior.covariance, abs=0.08)
+    rounded = replace(posterior, covariance=posterior.covariance + 1e-13 * np.random.default_rng(1).normal(size=(4, 4)))
+    once, again = (one.draw(np.random.default_rng(5)).weights for one in (posterior, rounded))
+    assert once == pytest.approx(again, abs=1e-9)
+
+
+def test_one_value_alone_leaves_the_rules_of_thumb_and_not_the_cheapest():
+    fitted = fit_accuracy_model(SPACE, [Observation(SPACE.cheapest, 0.7)])
+    assert fitted.best_under(Budget.parse("0.6bpw")).bits_per_weight > 0.5
 
 
 def test_values_that_are_no_numbers_are_left_out_and_none_at_all_is_an_error():

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from flexor_search.planning import Budget
 from flexor_search.runs import FAILED, STOPPED
 from flexor_search.tuning import SearchPlan
-from flexor_search.tuning.proposals import baselines, ladder, next_proposal, onto, trainings
+from flexor_search.tuning.proposals import _left_undone, baselines, ladder, next_proposal, onto, trainings
 
 from .models import budgets, measured, space_of, uniform_at
 
@@ -186,3 +187,22 @@ def test_the_model_learns_from_what_has_finished_and_it_can_tell_apart():
     ]
     assert [one.value for one in trainings(coarse, rows)] == [0.75]
     assert [one.value for one in trainings(SPACE, rows)] == [0.75, 0.8]
+
+
+def test_what_was_stopped_or_failed_counts_as_what_it_would_have_come_to():
+    rows = [
+        measured(uniform_at(SPACE, 10), 0, 0.9, rungs="1:0.5 2:0.8", epochs=3),
+        measured(uniform_at(SPACE, 12), 1, 0.8, rungs="1:0.6", epochs=3),
+        measured(uniform_at(SPACE, 4), 2, 0.3, state=STOPPED, epochs=1),
+        measured(uniform_at(SPACE, 6), 3, 0.4, state=STOPPED, epochs=5),
+        measured(uniform_at(SPACE, 16), 4, state=FAILED),
+    ]
+    assert [one.value for one in _left_undone(SPACE, rows)] == pytest.approx([0.3 + (0.4 + 0.2) / 2, 0.4, 0.8])
+    assert _left_undone(SPACE, rows[2:]) == []
+    plan = plan_for("0.5bpw")
+    poor = [measured(SPACE.allocation((19, i)), 50 + i, 0.1, state=STOPPED, epochs=9) for i in range(6)]
+    before, after = (
+        sum(SPACE.profile(next_proposal(replace(plan, seed=seed), done).allocation)[0] for seed in range(8))
+        for done in (measured_baselines(plan), [*measured_baselines(plan), *poor])
+    )
+    assert after < before
