@@ -95,7 +95,9 @@ def test_scores_of_another_model_are_refused_and_nothing_is_lost(copied, command
     assert ended.code == 1
     assert f"is of another search; what differs: model (there 0123456789ab, here {theirs})" in ended.last_line
     assert "Delete it to train the shared network again" in ended.last_line
+    summary = json.loads(kept.pop("summary.json"))
     assert {name: (copied / name).read_bytes() for name in kept} == kept
+    assert Run.open(copied).chosen() == summary["budgets"]  # as an earlier budget now
 
 
 def test_scores_that_were_cut_short_are_made_again(copied, command):

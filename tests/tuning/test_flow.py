@@ -14,7 +14,7 @@ from torch import nn
 
 from flexor_search.interrupts import orderly
 from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Run
-from flexor_search.tuning import SearchPlan, proposals, search
+from flexor_search.tuning import SearchPlan, search
 from flexor_search.tuning.flow import Flow, Streams
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.rungs import WeakRule
@@ -333,14 +333,7 @@ def test_a_line_that_was_being_written_when_the_interruption_came_is_written_onc
 
 @pytest.mark.parametrize("lost", [(), (7,), (8, 10)])
 @pytest.mark.parametrize("interrupt_at", [3, 9, 13])
-def test_a_search_comes_to_the_same_whoever_trains_and_whenever_it_is_interrupted(
-    tmp_path, monkeypatch, interrupt_at, lost
-):
-    def propose(space, observed, seed):
-        generator = random.Random(str((sorted(observed), seed)))
-        return tuple(generator.randrange(len(variable.menu)) for variable in space.variables)
-
-    monkeypatch.setattr(proposals, "propose", propose)
+def test_a_search_comes_to_the_same_whoever_trains_and_whenever_it_is_interrupted(tmp_path, interrupt_at, lost):
     plan = SearchPlan(space_of(keep=[]), budgets("0.7bpw,0.4bpw"), 16, 0, 1e9, ahead=2)
     alone = FakeMeasurer(tmp_path / "alone", accuracy)
     search(plan, alone, Recorder())

@@ -13,7 +13,7 @@ from flexor_search.planning import make_space
 from flexor_search.planning.space_file import SpaceFile
 from flexor_search.planning.ties import found_ties, opened, refined
 from flexor_search.runs import SEARCH
-from flexor_search.runs.sensitivity import FILE, Sensitivity, SharedScore, identity, read_sensitivity
+from flexor_search.runs.sensitivity import FILE, Sensitivity, SharedScore, identity, is_of_network, read_sensitivity
 from flexor_search.tuning import SHARED, Observation, SearchPlan, fit_accuracy_model, search, shared_scores
 from flexor_search.tuning.refine import own_rates, told
 from flexor_search.tuning.shared_scores import SharedPlan, first_profiles, observations, proposed_profiles
@@ -226,4 +226,4 @@ def test_the_direct_strategy_keeps_ties_as_they_are(tmp_path):
     trained = [candidate.allocation for candidate in measurer.trained]
     assert len(trained) == 8
     assert all(len(rates) == 1 for names in (BLOCKS, TAIL) for rates in rates_of(trained, names))
-    assert not (measurer.run.folder / FILE).exists()
+    assert not is_of_network(measurer.run.folder)
