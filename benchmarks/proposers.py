@@ -165,7 +165,7 @@ def by_optuna(name: str) -> Propose:
         params = study.ask(known).params
         profile = tuple(params[parameter(variable)] for variable in space.variables)
         measured, random = {m.digest for m in done}, np.random.Generator(np.random.PCG64([plan.seed, len(done)]))
-        budget = proposals._budgets_by_turn(plan, len(done))[0]
+        budget = proposals.budgets_by_turn(plan, len(done))[0]
         for _ in range(100):
             allocation = proposals.onto(space, profile, budget)
             if allocation.digest not in measured:
@@ -186,11 +186,10 @@ def gains_over_uniform(done: list[Measurement]) -> dict[str, float]:
 def by_chance(plan: SearchPlan, done: list[Measurement]) -> Candidate | None:
     """Rates at random, projected."""
     random = np.random.Generator(np.random.PCG64([plan.seed, len(done), 5]))
-    budget = proposals._budgets_by_turn(plan, len(done))[0]
+    budget = proposals.budgets_by_turn(plan, len(done))[0]
     measured = {m.digest for m in done}
     for _ in range(50):
-        profile = tuple(int(random.integers(len(variable.menu))) for variable in plan.space.variables)
-        allocation = proposals.onto(plan.space, profile, budget)
+        allocation = proposals.onto(plan.space, proposals.any_profile(plan.space, random), budget)
         if allocation.digest not in measured:
             return Candidate(allocation, "proposed", budget.text)
     return None

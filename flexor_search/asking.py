@@ -86,7 +86,7 @@ class Key:
         return found
 
 
-def _anything(_name: str, _value: Any) -> None:
+def any_profile(_name: str, _value: Any) -> None:
     """No check beyond the type."""
 
 
@@ -143,7 +143,7 @@ def _key(
     commands: tuple[str, ...],
     *,
     option: str = "",
-    check: Callable[[str, Any], None] = _anything,
+    check: Callable[[str, Any], None] = any_profile,
     complete: str = "",
 ) -> Any:
     """A field of `Question` with what is known of it."""

@@ -110,7 +110,7 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequen
     model = fit_accuracy_model(space, trained) if trained else None
     measured = {m.digest for m in done} | {candidate.allocation.digest for candidate in pending}
     random = np.random.Generator(np.random.PCG64([plan.seed, number]))
-    for budget in _budgets_by_turn(plan, number):
+    for budget in budgets_by_turn(plan, number):
         allocation = propose(space, model, budget, random)
         for move in range(_DRAWS + _MAX_MOVES):
             if allocation.digest not in measured:
@@ -123,7 +123,7 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequen
     # Where one layer holds most weights, few allocations use a budget up, and they run out: take ones that leave some.
     for _ in range(_MAX_MOVES):
         budget = plan.budgets[int(random.integers(len(plan.budgets)))]
-        most = space.profile(onto(space, _anything(space, random), budget))
+        most = space.profile(onto(space, any_profile(space, random), budget))
         allocation = space.allocation(tuple(int(random.integers(index + 1)) for index in most))
         if budget.fits(allocation, space.model_name) and allocation.digest not in measured:
             return Candidate(allocation, PROPOSED, budget.text)
@@ -133,7 +133,7 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequen
 def propose(space: SearchSpace, model: AccuracyModel | None, budget: Budget, random: np.random.Generator) -> Allocation:
     """The best allocation under a budget by a draw of the model; at random where nothing has finished yet."""
     if model is None:
-        return onto(space, _anything(space, random), budget)
+        return onto(space, any_profile(space, random), budget)
     return model.draw(int(random.integers(2**63))).best_under(budget)
 
 
@@ -172,11 +172,12 @@ def _left_undone(space: SearchSpace, done: Sequence[Measurement]) -> list[Observ
     return found
 
 
-def _anything(space: SearchSpace, random: np.random.Generator) -> Profile:
+def any_profile(space: SearchSpace, random: np.random.Generator) -> Profile:
+    """A profile at random, every entry of a menu as likely."""
     return tuple(int(random.integers(len(variable.menu))) for variable in space.variables)
 
 
-def _budgets_by_turn(plan: SearchPlan, number: int) -> list[Budget]:
+def budgets_by_turn(plan: SearchPlan, number: int) -> list[Budget]:
     """The budget whose turn it is, then the others, for when nothing new is left at it."""
     smaller = list(ladder(plan.space, plan.budgets))
     turn, place = divmod(number, len(_PATTERN))
