@@ -41,8 +41,8 @@ from flexor_search.tuning import SearchPlan, finalists, fit_accuracy_model, prop
 from flexor_search.tuning.accuracy_model import AccuracyModel
 from flexor_search.tuning.axes import Features, space_axes
 from flexor_search.tuning.evidence import SourceData, fit_evidence
+from flexor_search.tuning.fitted import trainings
 from flexor_search.tuning.optuna_backend import distributions, parameter
-from flexor_search.tuning.proposals import trainings
 from flexor_search.tuning.sampler import AdditiveSampler
 from flexor_search.tuning.trial import Candidate
 

@@ -20,6 +20,7 @@ from flexor_search.tuning.confirm import (
     groups,
 )
 from flexor_search.tuning.direct import search
+from flexor_search.tuning.fitted import model_of_run
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer, Phase, Silent
@@ -28,7 +29,6 @@ from flexor_search.tuning.shared_study import SharedStudy
 from flexor_search.tuning.shared_team import WORKERS_EXPECTED, SharedTeam, join, settle
 from flexor_search.tuning.strategy import Course, choose_course, follow, search_by
 from flexor_search.tuning.summary import copy_trained, packing_lines, packing_warnings, ship, summarize
-from flexor_search.tuning.supernet_strategy import model_of_run
 from flexor_search.tuning.team import MOST_TOGETHER, choose_team, faster_processes, models_at_a_time, trials_ahead
 from flexor_search.tuning.time_plan import closed_recipe, seconds_per_image, time_plan
 from flexor_search.tuning.trial import Candidate

@@ -13,11 +13,11 @@ from typing import Any
 
 from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, nearest_uniform
 from flexor_search.runs import CONFIRM, DONE, FULL_PRECISION, MAX_SEEDS, SEARCH, Measurement, MetricWords, Run
-from flexor_search.tuning.accuracy_model import AccuracyModel, fit_accuracy_model
+from flexor_search.tuning.accuracy_model import AccuracyModel
+from flexor_search.tuning.fitted import model_of_trainings, searched
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
-from flexor_search.tuning.proposals import trainings
 from flexor_search.tuning.trial import PROPOSED, Candidate, Trial, each_once
 
 Finalists = Mapping[str, Sequence[Candidate]]
@@ -68,21 +68,6 @@ def finalists(
         if known is None or known.state == DONE:
             best.insert(0, Candidate(predicted, known.kind if known is not None else PROPOSED, budget.text))
     return list(each_once([*chosen, *best]))[: len(chosen) + FINALISTS]
-
-
-def model_of_trainings(space: SearchSpace, measurements: Sequence[Measurement]) -> AccuracyModel | None:
-    """The model of accuracy fitted to the trainings of a search; None where no two that differ have finished.
-
-    Weak trainings that were stopped are no part of it, so it is of allocations that were worth finishing.
-    """
-    trained = trainings(space, searched(measurements))
-    return fit_accuracy_model(space, trained) if len({one.value for one in trained}) > 1 else None
-
-
-def searched(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """The trainings of the search by number; the later one where one whose file was lost was made again."""
-    latest = {m.key: m for m in measurements if m.phase == SEARCH}
-    return sorted(latest.values(), key=lambda m: m.number)  # an interruption may have changed the order of lines
 
 
 def confirm(

@@ -3,16 +3,13 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from flexor_search.errors import RunError
 from flexor_search.planning import Allocation, Budget, SearchSpace
-from flexor_search.planning.ties import opened
 from flexor_search.runs import ACCURACY, DONE, SEARCH, Measurement, MetricWords
-from flexor_search.runs.sensitivity import DamagedError, Sensitivity, identity, read_sensitivity
 from flexor_search.tuning.clock import SearchClock
-from flexor_search.tuning.confirm import model_of_trainings
+from flexor_search.tuning.fitted import keep_model_of_trainings
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
@@ -40,30 +37,16 @@ def search(plan: SearchPlan, measurer: Measurer, observer: Observer, team: Team 
         with Flow(measurer, team) as flow:
             _Search(plan, measurer, observer, flow).run()
     except KeyboardInterrupt:
-        _write_model(plan.space, measurer, observer)
+        _keep_model(plan.space, measurer, observer)
         raise
-    _write_model(plan.space, measurer, observer)
+    _keep_model(plan.space, measurer, observer)
 
 
-def _write_model(space: SearchSpace, measurer: Measurer, observer: Observer) -> None:
-    """What the trainings say of each layer goes into sensitivity.json, for the report; of another search's it stays."""
-    run = measurer.run
-    model = model_of_trainings(space, run.measurements)
-    if model is None:
-        return
+def _keep_model(space: SearchSpace, measurer: Measurer, observer: Observer) -> None:
     try:
-        found = read_sensitivity(run.folder, opened(space), run.fingerprint)
-    except DamagedError:
-        found = None
+        keep_model_of_trainings(space, measurer.run)
     except RunError as error:
         observer.message(str(error))
-        return
-    found = found or Sensitivity(identity(run.fingerprint))
-    if found.model.get("values") != model.counts:  # else another machine would only round otherwise
-        body = model.to_json()
-        if MetricWords.of(run.question) != ACCURACY:
-            body["doubts"] = []  # they speak of points of accuracy
-        replace(found, model=body).write(run.folder)
 
 
 class _Search:

@@ -3,9 +3,7 @@
 Nothing here trains or looks anything up: each is a function of the plan and of what was measured.
 """
 
-import json
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +18,9 @@ from flexor_search.planning import (
     size_rule,
 )
 from flexor_search.planning.space import Profile, spec_log_rate
-from flexor_search.runs import DONE, STOPPED, Measurement
-from flexor_search.tuning.accuracy_model import TRAINED, AccuracyModel, Observation, fit_accuracy_model
+from flexor_search.runs import Measurement
+from flexor_search.tuning.accuracy_model import AccuracyModel, fit_accuracy_model
+from flexor_search.tuning.fitted import left_undone, trainings
 from flexor_search.tuning.trial import PROPOSED, Candidate
 
 LADDER = (0.85, 0.7, 0.55, 0.4, 0.25)
@@ -106,7 +105,7 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequen
         A candidate, or None when nothing new was found near the proposals under any budget.
     """
     space, number = plan.space, len(done) + len(pending)
-    trained = [*trainings(space, done), *_left_undone(space, done)]
+    trained = [*trainings(space, done), *left_undone(space, done)]
     model = fit_accuracy_model(space, trained) if trained else None
     measured = {m.digest for m in done} | {candidate.allocation.digest for candidate in pending}
     random = np.random.Generator(np.random.PCG64([plan.seed, number]))
@@ -135,41 +134,6 @@ def propose(space: SearchSpace, model: AccuracyModel | None, budget: Budget, ran
     if model is None:
         return onto(space, any_profile(space, random), budget)
     return model.draw(int(random.integers(2**63))).best_under(budget)
-
-
-def trainings(space: SearchSpace, measurements: Iterable[Measurement]) -> list[Observation]:
-    """Finished trainings of a search, of allocations that a model of this space can tell apart.
-
-    Args:
-        space: the menus.
-        measurements: of the search, each training once.
-    """
-    found = []
-    for measurement in measurements:
-        allocation = Allocation.from_json(space.model, json.loads(measurement.allocation))
-        in_menu = space.allocation(space.profile(allocation)) == allocation
-        if measurement.state == DONE and in_menu and math.isfinite(measurement.val_accuracy):
-            found.append(Observation(allocation, measurement.val_accuracy, TRAINED))
-    return found
-
-
-def _left_undone(space: SearchSpace, done: Sequence[Measurement]) -> list[Observation]:
-    """What stopped and failed trials would have come to, roughly, so that their like is not proposed again.
-
-    A stopped one: what it had, and the median of what finished ones still gained from that epoch on; a failed one: the
-    least that any finished one has. None where nothing has finished.
-    """
-    finished = [m for m in done if m.state == DONE and math.isfinite(m.val_accuracy)]
-    found = []
-    for m in done if finished else ():
-        value = min(one.val_accuracy for one in finished)
-        if m.state == STOPPED:
-            rungs = ((one.val_accuracy, one.rung_accuracies) for one in finished)
-            gained = [accuracy - seen[m.epochs] for accuracy, seen in rungs if m.epochs in seen]
-            value = m.val_accuracy + (float(np.median(gained)) if gained else 0.0)
-        if m.state != DONE and math.isfinite(value):
-            found.append(Observation(Allocation.from_json(space.model, json.loads(m.allocation)), value, TRAINED))
-    return found
 
 
 def any_profile(space: SearchSpace, random: np.random.Generator) -> Profile:

@@ -37,7 +37,8 @@ from flexor_search.training import (
     train_shared,
 )
 from flexor_search.training.checkpoint import do_nothing, read_checkpoint, write_checkpoint
-from flexor_search.tuning.accuracy_model import SHARED_LOSS, AccuracyModel, Observation, fit_accuracy_model
+from flexor_search.tuning.accuracy_model import AccuracyModel, fit_accuracy_model
+from flexor_search.tuning.fitted import observations
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
 from flexor_search.workloads.own import first_line
@@ -131,19 +132,6 @@ def _in_memory(work: Callable[[], T]) -> T:
         if not is_out_of_memory(error):
             raise
         raise SharedNetworkError("the memory does not last for training and scoring the shared network") from error
-
-
-def observations(space: SearchSpace, found: Sensitivity) -> list[Observation]:
-    """The scores as the model of accuracy takes them: the loss, which says more than the accuracy does.
-
-    In the order of the profiles, so that an interruption changes nothing, not even by rounding.
-
-    Args:
-        space: that of the scores' profiles.
-        found: the scores.
-    """
-    ordered = sorted(found.scores, key=lambda score: score.profile)
-    return [Observation(space.allocation(score.profile), -score.loss, SHARED_LOSS) for score in ordered]
 
 
 def first_profiles(plan: SharedPlan, count: int = SCORES) -> list[Profile]:

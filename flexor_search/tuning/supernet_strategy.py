@@ -19,15 +19,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flexor_search.errors import RunError
-from flexor_search.planning import GAMMAS, Budget, SearchSpace
+from flexor_search.planning import GAMMAS, Budget
 from flexor_search.planning.ties import opened, refined
-from flexor_search.runs import DONE, SEARCH, Measurement, Run
-from flexor_search.runs.sensitivity import Sensitivity, read_sensitivity
+from flexor_search.runs import DONE, SEARCH, Measurement
+from flexor_search.runs.sensitivity import Sensitivity
 from flexor_search.tuning.accuracy_model import AccuracyModel, fit_accuracy_model
 from flexor_search.tuning.clock import SearchClock
-from flexor_search.tuning.confirm import Finalists, searched
+from flexor_search.tuning.confirm import Finalists
 from flexor_search.tuning.direct import best_so_far
+from flexor_search.tuning.fitted import keep_model, observations, searched, trainings
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
@@ -38,11 +38,9 @@ from flexor_search.tuning.proposals import (
     moved,
     onto,
     rule_candidate,
-    trainings,
     uniform_candidate,
 )
 from flexor_search.tuning.refine import own_rates, told
-from flexor_search.tuning.shared_scores import observations
 from flexor_search.tuning.trial import PROPOSED, Candidate, Trial, each_once
 
 TRIALS, TRIALS_FOR_MANY = 16, 10
@@ -120,34 +118,13 @@ def supernet_search(
             end()
     trained = trainings(model.space, searched(measurer.run.measurements))
     both = fit_accuracy_model(model.space, [*scored, *trained]).choosing_from(plan.space)
-    if has_new or found.model.get("values") != both.counts:  # else another machine would only round otherwise
-        replace(found, model=both.to_json()).write(measurer.run.folder)
+    keep_model(measurer.run, found, both, has_new=has_new)
     for doubt in both.doubts()[:2]:
         observer.message(f"the model of accuracy: {doubt}")
     if len(trained) >= ENOUGH_TRAINED * len(plan.space.variables):
         return finalists(plan, both)
     values = {m.digest: m.val_accuracy if m.state == DONE else -math.inf for m in done}
     return finalists(plan, model, Tried(values, len(measurer.data.validation)), both)
-
-
-def model_of_run(space: SearchSpace, run: Run) -> AccuracyModel:
-    """The model of accuracy fitted to all that a run has measured: scores of its shared network and trainings.
-
-    Args:
-        space: of the run.
-        run: any.
-
-    Raises:
-        RunError: nothing was measured yet, or sensitivity.json is damaged or of another search.
-    """
-    whole = opened(space)
-    found = read_sensitivity(run.folder, whole, run.fingerprint)
-    scored = observations(whole, found) if found is not None else []
-    space = whole if scored else space  # trainings alone keep every tie
-    trained = trainings(space, searched(run.measurements))
-    if not scored and not trained:
-        raise RunError(f"{run.folder}: nothing that a model of accuracy is fitted to was measured; resume it first")
-    return fit_accuracy_model(space, [*scored, *trained])
 
 
 def candidates(plan: SearchPlan, model: AccuracyModel) -> Iterator[Candidate]:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from flexor_search.planning import full_precision, nearest_uniform
 from flexor_search.runs import CONFIRM, FAILED, SEARCH, STOPPED
 from flexor_search.tuning import choose, confirm, confirmation_seeds, finalists, groups
-from flexor_search.tuning.confirm import best_confirmed, model_of_trainings
+from flexor_search.tuning.confirm import best_confirmed
+from flexor_search.tuning.fitted import model_of_trainings
 from flexor_search.tuning.trial import Candidate
 
 from .models import FakeMeasurer, Recorder, budgets, measured, new_run, space_of

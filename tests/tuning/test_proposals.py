@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from flexor_search.planning import Budget
 from flexor_search.runs import FAILED, STOPPED
 from flexor_search.tuning import SearchPlan
-from flexor_search.tuning.proposals import _left_undone, baselines, ladder, next_proposal, onto, trainings
+from flexor_search.tuning.fitted import left_undone, trainings
+from flexor_search.tuning.proposals import baselines, ladder, next_proposal, onto
 
 from .models import budgets, measured, space_of, uniform_at
 
@@ -197,8 +198,8 @@ def test_what_was_stopped_or_failed_counts_as_what_it_would_have_come_to():
         measured(uniform_at(SPACE, 6), 3, 0.4, state=STOPPED, epochs=5),
         measured(uniform_at(SPACE, 16), 4, state=FAILED),
     ]
-    assert [one.value for one in _left_undone(SPACE, rows)] == pytest.approx([0.3 + (0.4 + 0.2) / 2, 0.4, 0.8])
-    assert _left_undone(SPACE, rows[2:]) == []
+    assert [one.value for one in left_undone(SPACE, rows)] == pytest.approx([0.3 + (0.4 + 0.2) / 2, 0.4, 0.8])
+    assert left_undone(SPACE, rows[2:]) == []
     plan = plan_for("0.5bpw")
     poor = [measured(SPACE.allocation((19, i)), 50 + i, 0.1, state=STOPPED, epochs=9) for i in range(6)]
     before, after = (

@@ -15,8 +15,9 @@ from flexor_search.planning.ties import found_ties, opened, refined
 from flexor_search.runs import SEARCH
 from flexor_search.runs.sensitivity import FILE, Sensitivity, SharedScore, identity, is_of_network, read_sensitivity
 from flexor_search.tuning import SHARED, Observation, SearchPlan, fit_accuracy_model, search, shared_scores
+from flexor_search.tuning.fitted import observations
 from flexor_search.tuning.refine import own_rates, told
-from flexor_search.tuning.shared_scores import SharedPlan, first_profiles, observations, proposed_profiles
+from flexor_search.tuning.shared_scores import SharedPlan, first_profiles, proposed_profiles
 from flexor_search.tuning.strategy import choose_course, follow, search_by
 from flexor_search.tuning.supernet_strategy import sizes, supernet_search
 

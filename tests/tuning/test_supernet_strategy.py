@@ -17,9 +17,10 @@ from flexor_search.training import SharedNetworkError
 from flexor_search.tuning import SearchPlan, choose, confirm, shared_scores, strategy
 from flexor_search.tuning.accuracy_model import fit_accuracy_model
 from flexor_search.tuning.clock import SearchClock
+from flexor_search.tuning.fitted import model_of_run, observations
 from flexor_search.tuning.observer import Phase
 from flexor_search.tuning.proposals import ladder
-from flexor_search.tuning.shared_scores import SharedPlan, first_profiles, observations
+from flexor_search.tuning.shared_scores import SharedPlan, first_profiles
 from flexor_search.tuning.strategy import choose_course, follow, search_by
 from flexor_search.tuning.supernet_strategy import (
     TRIALS,
@@ -28,7 +29,6 @@ from flexor_search.tuning.supernet_strategy import (
     candidates,
     finalists,
     leads_of_rules,
-    model_of_run,
     sizes,
     supernet_search,
 )
