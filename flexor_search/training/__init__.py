@@ -10,6 +10,7 @@ from flexor_search.training.shared import (
     SharedNetworkError,
     SharedResult,
     check_learned,
+    images_of_a_score,
     shared_model,
     train_shared,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "choose",
     "evaluate",
     "fresh_model",
+    "images_of_a_score",
     "in_halves",
     "is_open",
     "is_out_of_memory",

@@ -150,8 +150,7 @@ class ProfileScorer:
         self._statistics = [b[0].to(device) for b in fixed.batches(recipe.batch_size)] if fixed is not None else []
         if len(self._statistics) > 1 and len(self._statistics[-1]) < len(self._statistics[0]):
             self._statistics.pop()  # a small batch would count as much as a whole one
-        image, _ = data.validation.batch(slice(0, 1))
-        scored = data.validation.take(max(EVALUATION_BATCH, _CACHE_BYTES // image.nbytes))
+        scored = data.validation.take(_most_scored(data))
         self._images = [b[0].to(device) for b in scored.batches(EVALUATION_BATCH)]
         self._labels = scored.labels.to(device)
         self._kept: list[tuple[list[Tensor], list[Tensor]] | None] = [None] * len(self._parts)
@@ -192,6 +191,16 @@ class ProfileScorer:
         others = sum(t.nbytes for kept in self._kept if kept is not None for part in kept for t in part)
         if others + sum(t.nbytes for part in (statistics, images) for t in part) <= _CACHE_BYTES:
             self._kept[index] = statistics, images
+
+
+def images_of_a_score(data: Data, recipe: Recipe) -> int:
+    """How many images a score takes, those that batch-norm statistics are estimated on among them."""
+    return min(STATISTICS_BATCHES * recipe.batch_size, len(data.train)) + min(_most_scored(data), len(data.validation))
+
+
+def _most_scored(data: Data) -> int:
+    image, _ = data.validation.batch(slice(0, 1))
+    return max(EVALUATION_BATCH, _CACHE_BYTES // image.nbytes)
 
 
 def score_profiles(scorer: ProfileScorer, profiles: Sequence[Profile]) -> Iterator[tuple[Profile, Score]]:

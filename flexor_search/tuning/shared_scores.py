@@ -161,6 +161,11 @@ def first_profiles(plan: SharedPlan, count: int = SCORES) -> list[Profile]:
     return found
 
 
+def most_scores(plan: SharedPlan) -> int:
+    """How many allocations are scored, at most."""
+    return min(plan.opened.size, SCORES + DRAWS * len(plan.budgets))
+
+
 def proposed_profiles(plan: SharedPlan, model: AccuracyModel) -> list[Profile]:
     """What a model finds best at each size, and may find best."""
     found = []

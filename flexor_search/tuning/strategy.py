@@ -1,7 +1,8 @@
 """Which strategy finds the allocations: chosen by what the workload costs, told in one line, the same after a break."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from time import monotonic
 
 from flexor_search.planning import GAMMAS
@@ -17,14 +18,15 @@ from flexor_search.tuning.flow import Team
 from flexor_search.tuning.measurer import Measurer, alone
 from flexor_search.tuning.observer import Observer, Phase
 from flexor_search.tuning.proposals import SearchPlan
-from flexor_search.tuning.shared_scores import SharedPlan, shared_scores, unfinished_files
+from flexor_search.tuning.shared_scores import SharedPlan, most_scores, shared_scores, unfinished_files
 from flexor_search.tuning.supernet_strategy import TRIALS, TRIALS_FOR_MANY, sizes, supernet_search
+from flexor_search.tuning.time_plan import scoring_seconds
 from flexor_search.workloads import NO_OWN
 
 AUTO, SUPERNET, DIRECT = "auto", "supernet", "direct"
 SHARED_PHASE = "shared network"
-_COST = 1.5
-"""What a shared network costs, in full trainings, with its scoring."""
+_PATIENCE = 0.8
+"""The share of the search's time that a shared network may take, with its scoring."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +72,19 @@ def choose_course(
         measurer: its run tells what an interrupted call chose.
     """
     search_phase, confirm_phase = phases
-    each = search_phase.seconds_each / max(1, search_phase.images * search_phase.epochs)
-    full_seconds = each * confirm_phase.images * confirm_phase.epochs
-    name, why = _choice(asked, plan, search_phase, _COST * full_seconds, measurer)
+    shared_seconds = cache(lambda: _shared_seconds(plan, search_phase, confirm_phase, measurer))
+    name, why = _choice(asked, plan, search_phase, shared_seconds, measurer)
     direct = Course(DIRECT, why, plan, tuple(phases))
     if name == DIRECT:
         return direct
     own = TRIALS if len(plan.budgets) == 1 else max(TRIALS_FOR_MANY, 2 * len(plan.budgets))
     plan = replace(plan, trials=trials_asked or min(own, plan.trials))
-    shared = Phase(SHARED_PHASE, 1, confirm_phase.images, confirm_phase.epochs, _COST * full_seconds)
     confirm_phase = replace(confirm_phase, trainings=_confirmations(plan, confirm_phase))
-    known = (shared,) if not is_of_network(measurer.run.folder) else ()
-    return Course(
-        name,
-        why,
-        plan,
-        (*known, replace(search_phase, trainings=plan.trials), confirm_phase),
-        direct,
-    )
+    phases = (replace(search_phase, trainings=plan.trials), confirm_phase)
+    if not is_of_network(measurer.run.folder):
+        shared = Phase(SHARED_PHASE, 1, confirm_phase.images, confirm_phase.epochs, shared_seconds())
+        phases = (shared, *phases)
+    return Course(name, why, plan, phases, direct)
 
 
 def follow(course: Course, measurer: Measurer, observer: Observer) -> tuple[Course, Sensitivity | None]:
@@ -132,8 +129,16 @@ def search_by(
     return supernet_search(course.plan, found, measurer, observer, team)
 
 
+def _shared_seconds(plan: SearchPlan, search_phase: Phase, confirm_phase: Phase, measurer: Measurer) -> float:
+    """What a shared network takes: a training on all images, and its scores."""
+    each = search_phase.seconds_each / max(1, search_phase.images * search_phase.epochs)
+    scored = SharedPlan(plan.space, sizes(plan), plan.seed, each)
+    scoring = most_scores(scored) * scoring_seconds(measurer, scored.opened)
+    return each * confirm_phase.images * confirm_phase.epochs + scoring
+
+
 def _choice(
-    asked: str, plan: SearchPlan, search_phase: Phase, shared_seconds: float, measurer: Measurer
+    asked: str, plan: SearchPlan, search_phase: Phase, shared_seconds: Callable[[], float], measurer: Measurer
 ) -> tuple[str, str]:
     space, run = plan.space, measurer.run
     if asked == DIRECT:
@@ -150,8 +155,8 @@ def _choice(
         return DIRECT, "there is a single choice, whose rates are trained one by one"
     if space.size <= plan.trials:
         return DIRECT, f"all {space.size} allocations can be trained"
-    cost, budgeted = shared_seconds, min(search_phase.seconds, plan.timeout_seconds)
-    if cost > 0.8 * budgeted:
+    cost, budgeted = shared_seconds(), min(search_phase.seconds, plan.timeout_seconds)
+    if cost > _PATIENCE * budgeted:
         return DIRECT, (
             f"a shared network would take about {cost:.0f} s of the {budgeted:.0f} s that the search has; "
             "--timeout and --trials give it more"

@@ -10,15 +10,27 @@ import torch
 from torch import nn
 
 from flexor_search.errors import TrainingError
-from flexor_search.planning import Allocation, Recipe
+from flexor_search.planning import Allocation, Recipe, SearchSpace
 from flexor_search.quantization import quantize_
 from flexor_search.runs import CONFIRM, SEARCH, MetricWords
-from flexor_search.training import choose, is_open, is_out_of_memory, placed, seeded, train
+from flexor_search.training import (
+    ProfileScorer,
+    choose,
+    images_of_a_score,
+    is_open,
+    is_out_of_memory,
+    placed,
+    seeded,
+    shared_model,
+    train,
+)
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer, Phase
 from flexor_search.workloads import NO_OWN, Data, Own
 
 _WARM_UP_STEPS, _STEPS = 4, 6
+_SCORED, _SCORE_TIMES = 200, 2
+"""Images, and how often each of two allocations is scored on them, to find out what that takes."""
 _RECORDED_STEPS, _MORE_EPOCHS = 8, 5
 """On a GPU a training records its step first, which takes long and says nothing: so many steps, done once and several
 times over, are timed and compared, after once more that pays what only the first training pays."""
@@ -97,6 +109,37 @@ def _timed_seconds(
     timed(_WARM_UP_STEPS)
     seconds, count = timed(_STEPS)
     return seconds / count
+
+
+def scoring_seconds(measurer: Measurer, space: SearchSpace) -> float:
+    """Time of scoring one allocation on a shared network, from scores of few images on one that is not trained.
+
+    Args:
+        measurer: gives model, data and recipe.
+        space: of the shared network.
+
+    Returns:
+        Seconds; 0 where the memory does not last for it.
+    """
+    data, recipe, device = measurer.data, measurer.recipe, measurer.device
+    few = replace(recipe, batch_size=min(_SCORED, recipe.batch_size))
+    sample = replace(data, train=data.train.take(few.batch_size), validation=data.validation.take(_SCORED))
+    with seeded(0):
+        model = shared_model(measurer.build(), space, recipe)
+    ends = space.profile(space.dearest), space.profile(space.cheapest)  # neighbours that have nothing in common
+    try:
+        scorer = ProfileScorer(model, sample, few, device)
+        scorer(ends[0])
+        started = time.perf_counter()
+        for _ in range(_SCORE_TIMES):
+            for profile in reversed(ends):
+                scorer(profile)
+        seconds = (time.perf_counter() - started) / (_SCORE_TIMES * len(ends))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return 0.0  # to be told when the shared network is trained
+    return seconds * images_of_a_score(data, recipe) / images_of_a_score(sample, few)
 
 
 def closed_recipe(

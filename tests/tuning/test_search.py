@@ -2,20 +2,27 @@
 
 import json
 import random
+import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
 from flexor_search.planning import Budget
 from flexor_search.runs import DONE, FAILED, SEARCH, Run
 from flexor_search.runs.sensitivity import FILE, Sensitivity, is_of_network, read_sensitivity
+from flexor_search.training import ProfileScorer
 from flexor_search.tuning import SearchPlan, search, time_plan
 from flexor_search.tuning.direct import best_so_far
 from flexor_search.tuning.proposals import baselines
+from flexor_search.tuning.time_plan import scoring_seconds
+from flexor_search.workloads import workload
 
 from .models import RECIPE, FakeMeasurer, Recorder, budgets, measured, measurer_in, space_of
 from .test_study import study_of
 
 SPACE = space_of(keep=[])
+time_plan_module = sys.modules["flexor_search.tuning.time_plan"]  # the package offers its function by that name
 
 
 def accuracy(allocation):
@@ -176,6 +183,31 @@ def test_the_time_plan_counts_the_trainings_of_both_phases(tmp_path):
     assert full.seconds_each == pytest.approx(2 * short.seconds_each)
     assert short.seconds == 7 * short.seconds_each > 0
     assert measurer.run.measurements == ()  # timing is no measurement
+
+
+def test_scoring_takes_as_long_as_its_images_do(tmp_path, monkeypatch):
+    measurer, clock = measurer_in(tmp_path, recipe=replace(RECIPE, batch_size=16)), [0.0]
+
+    class Scorer(ProfileScorer):
+        def __call__(self, profile):
+            clock[0] += 0.001 * (sum(map(len, self._statistics)) + sum(map(len, self._images)))
+            return super().__call__(profile)
+
+    monkeypatch.setattr(time_plan_module.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time_plan_module, "ProfileScorer", Scorer)
+    for validation, of in ((80, 10), (80, 80), (300, 300)):  # also where only some of them are timed
+        data = replace(measurer.data, validation=workload("digits-convnet").load(None).train.take(validation))
+        monkeypatch.setattr(time_plan_module, "_SCORED", of)
+        seconds = scoring_seconds(replace(measurer, data=data), SPACE)
+        assert seconds == pytest.approx(0.001 * (4 * 16 + validation))
+
+
+def test_where_the_memory_does_not_last_scoring_says_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(time_plan_module, "ProfileScorer", full)
+    assert scoring_seconds(measurer_in(tmp_path), SPACE) == 0
 
 
 def test_what_the_trainings_say_of_each_layer_is_written_down(tmp_path):

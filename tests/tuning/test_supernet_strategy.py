@@ -42,6 +42,12 @@ LEARNS = replace(RECIPE, epochs=10)
 PHASES = (Phase(SEARCH, 40, 200, 1, 1.0), Phase(CONFIRM, 12, 200, 2, 2.0))
 
 
+@pytest.fixture(autouse=True)
+def known_cost(monkeypatch):
+    """A score takes 4 ms, whatever this machine does."""
+    monkeypatch.setattr(strategy, "scoring_seconds", lambda measurer, space: 0.004)
+
+
 def plan_for(space=SPACE, asked=BUDGET, trials=8):
     return SearchPlan(space, asked, trials, seed=0, timeout_seconds=1e9)
 
