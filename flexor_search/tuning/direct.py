@@ -15,7 +15,7 @@ from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
 from flexor_search.tuning.optuna_backend import StudyRecord
 from flexor_search.tuning.proposals import SearchPlan, baselines, next_proposal
-from flexor_search.tuning.rungs import weak_rule
+from flexor_search.tuning.rungs import halving
 from flexor_search.tuning.trial import PROPOSED, Candidate, Trial
 
 _TIME_IS_UP = "the time for the search is up after {done} of {trials} trials"
@@ -159,7 +159,7 @@ class _Search:
         if may_stop:
             self._make_room(self.plan.ahead)
             epochs = self.measurer.recipe.for_search().epochs
-            rule = weak_rule(self._seen(), candidate.allocation.bits_per_weight, epochs)
+            rule = halving(self._seen(), candidate.allocation.bits_per_weight, epochs)
         self.begun[candidate.allocation.digest] = candidate
         self.observer.begin(f"{candidate.kind} at {candidate.allocation.bits_per_weight:g} bits per weight")
         self.flow.begin(Trial(candidate, SEARCH, self.plan.seed, rule))

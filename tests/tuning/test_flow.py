@@ -17,7 +17,7 @@ from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, Run
 from flexor_search.tuning import SearchPlan, search
 from flexor_search.tuning.flow import Flow, Streams
 from flexor_search.tuning.measurer import Measurer
-from flexor_search.tuning.rungs import WeakRule
+from flexor_search.tuning.rungs import Halving
 from flexor_search.tuning.team import choose_team, models_that_fit, trials_ahead
 from flexor_search.tuning.trial import Candidate, Trial
 from flexor_search.tuning.workers import Workers, _Future
@@ -26,7 +26,7 @@ from flexor_search.workloads import Own
 from .models import RECIPE, FakeMeasurer, Recorder, budgets, measurer_in, small_net, space_of, uniform_at
 
 SPACE = space_of()
-HOPELESS = WeakRule(((2.0, dict.fromkeys(range(2000), 2.0)),), (2.0,) * 3, 4)
+HOPELESS = Halving(dict.fromkeys(range(2000), (2.0,) * 4))
 
 
 def trials(*n_ins, phase=SEARCH, weak=None, space=SPACE):

@@ -1,4 +1,4 @@
-"""The rule that stops weak trials: never early, never one that could still catch up, never for larger rivals."""
+"""Successive halving: the worse half stops at a rung, never before half of the epochs, never for larger rivals."""
 
 from dataclasses import replace
 
@@ -9,57 +9,62 @@ from runs.examples import PLAIN
 
 from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED
 from flexor_search.training import Score
-from flexor_search.tuning.rungs import RIVALS, SLACK, weak_rule
+from flexor_search.tuning.rungs import RIVALS, halving
 
-EPOCHS = 9
-
-
-def trial(bits, final, rungs=None, state=DONE, phase=SEARCH):
-    text = " ".join(f"{epoch}:{accuracy}" for epoch, accuracy in (rungs or {}).items())
-    return replace(PLAIN, bits_per_weight=bits, val_accuracy=final, rungs=text, state=state, phase=phase)
+EPOCHS, FIRST, SECOND = 9, 5, 7
 
 
-def stops(finished, bits, epoch, accuracy):
-    return weak_rule(finished, bits, EPOCHS)(epoch, Score(accuracy, 1.0))
+def trial(bits, rungs, state=DONE, phase=SEARCH):
+    text = " ".join(f"{epoch}:{accuracy}" for epoch, accuracy in rungs.items())
+    return replace(PLAIN, bits_per_weight=bits, rungs=text, state=state, phase=phase)
 
 
-STEADY = [trial(0.5, 0.9, {3: 0.6, 4: 0.7, 6: 0.8}) for _ in range(RIVALS)]
+def stops(seen, bits, epoch, accuracy, epochs=EPOCHS):
+    return halving(seen, bits, epochs)(epoch, Score(accuracy, 1.0))
 
 
-def test_a_hopeless_trial_is_stopped():
-    assert stops(STEADY, 0.5, 4, 0.9 - SLACK * 0.2 - 0.01)
-    assert stops(STEADY, 2.0, 6, 0.1)
+EVEN = [trial(0.5, {FIRST: 0.1 * place, SECOND: 0.1 * place + 0.05}) for place in (2, 4, 6, 8)]
 
 
-def test_a_trial_that_the_slack_could_save_goes_on():
-    assert not stops(STEADY, 0.5, 4, 0.9 - SLACK * 0.2 + 0.01)
-    assert not stops(STEADY, 0.5, 4, 0.9 - 0.2)  # gains as much as the others did, and is level with them
+@pytest.mark.parametrize(("epoch", "more"), [(FIRST, 0.0), (SECOND, 0.05)])
+def test_the_worse_half_stops_at_each_rung(epoch, more):
+    assert stops(EVEN, 0.5, epoch, 0.3 + more)
+    assert stops(EVEN, 2.0, epoch, 0.1 + more)
+    assert not stops(EVEN, 0.5, epoch, 0.5 + more)  # two before it, two behind it
+    assert not stops(EVEN, 0.5, epoch, 0.4 + more)  # level with the second of them
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_nothing_is_stopped_in_the_first_third(epoch):
-    full_of_rungs = [trial(0.1, 1.0, dict.fromkeys(range(1, 10), 1.0)) for _ in range(20)]
-    assert not stops(full_of_rungs, 3.0, epoch, 0.0)
-    assert stops(full_of_rungs, 3.0, 4, 0.0)
+@pytest.mark.parametrize("epoch", [1, 2, 3, 4, 6, 8])
+def test_between_the_rungs_nothing_stops(epoch):
+    everywhere = [trial(0.1, dict.fromkeys(range(1, 10), 1.0)) for _ in range(20)]
+    assert not stops(everywhere, 3.0, epoch, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rungs"), [(1, set()), (2, {1}), (3, {2}), (4, {2, 3}), (15, {8, 12}), (30, {15, 23})]
+)
+def test_rungs_are_in_the_second_half_and_before_the_end(epochs, rungs):
+    everywhere = [trial(0.1, dict.fromkeys(range(1, 31), 1.0)) for _ in range(RIVALS)]
+    assert {epoch for epoch in range(1, epochs + 1) if stops(everywhere, 0.1, epoch, 0.0, epochs)} == rungs
+
+
+def test_who_was_stopped_counts_at_the_rungs_that_it_reached():
+    stopped = [replace(one, state=STOPPED, rungs=f"{FIRST}:0.2") for one in EVEN]
+    assert stops(stopped, 0.5, FIRST, 0.1)
+    assert not stops(stopped, 0.5, SECOND, 0.1)
 
 
 def test_larger_rivals_do_not_count():
-    larger = [replace(one, bits_per_weight=0.501) for one in STEADY]
-    assert not stops(larger, 0.5, 6, 0.0)
-    assert not stops([*larger, *STEADY[1:]], 0.5, 6, 0.0)
-    assert stops([*larger, *STEADY], 0.5, 6, 0.0)
+    larger = [replace(one, bits_per_weight=0.501) for one in EVEN]
+    assert not stops(larger, 0.5, FIRST, 0.0)
+    assert not stops([*larger, *EVEN[1:]], 0.5, FIRST, 0.0)
+    assert stops([*larger, *EVEN], 0.5, FIRST, 0.0)
 
 
-@pytest.mark.parametrize("change", [{"state": STOPPED}, {"state": FAILED}, {"phase": CONFIRM}])
-def test_only_finished_trials_of_the_search_count(change):
-    others = [replace(one, **change) for one in STEADY]
-    assert not stops(others, 0.5, 6, 0.0)
-    assert not stops([*others, *STEADY[1:]], 0.5, 6, 0.0)
-
-
-def test_without_a_trial_that_was_seen_at_this_epoch_nothing_is_stopped():
-    assert not stops([], 0.5, 6, 0.0)
-    assert not stops(STEADY, 0.5, 5, 0.0)
+@pytest.mark.parametrize("change", [{"state": FAILED}, {"phase": CONFIRM}])
+def test_only_trials_of_the_search_that_did_not_fail_count(change):
+    others = [replace(one, **change) for one in EVEN]
+    assert not stops([*others, *EVEN[1:]], 0.5, FIRST, 0.0)
 
 
 accuracies = st.integers(0, 100).map(lambda percent: percent / 100)
@@ -67,29 +72,20 @@ accuracies = st.integers(0, 100).map(lambda percent: percent / 100)
 
 @st.composite
 def trials(draw):
-    rungs = draw(st.dictionaries(st.integers(1, EPOCHS), accuracies, max_size=4))
-    state, phase = draw(st.sampled_from([DONE, DONE, DONE, STOPPED])), draw(st.sampled_from([SEARCH, SEARCH, CONFIRM]))
-    return trial(draw(st.sampled_from([0.3, 0.5, 0.7])), draw(accuracies), rungs, state, phase)
+    rungs = draw(st.dictionaries(st.sampled_from([1, FIRST, 6, SECOND]), accuracies, max_size=4))
+    state, phase = draw(st.sampled_from([DONE, DONE, STOPPED])), draw(st.sampled_from([SEARCH, SEARCH, CONFIRM]))
+    return trial(draw(st.sampled_from([0.3, 0.5, 0.7])), rungs, state, phase)
 
 
 @given(st.lists(trials(), max_size=12), st.sampled_from([0.3, 0.5, 0.7]), st.integers(1, EPOCHS), accuracies)
-def test_whatever_is_stopped_is_out_of_reach_of_smaller_ones(finished, bits, epoch, accuracy):
-    counted = [one for one in finished if one.state == DONE and one.phase == SEARCH]
-    gains = [one.val_accuracy - one.rung_accuracies[epoch] for one in counted if epoch in one.rung_accuracies]
-    if stops(finished, bits, epoch, accuracy):
-        assert 3 * epoch > EPOCHS
-        could_reach = accuracy + max([0.0, *gains])
-        assert sum(one.val_accuracy > could_reach for one in counted if one.bits_per_weight <= bits) >= RIVALS
-    else:
-        hope = accuracy + SLACK * max([0.0, *gains])
-        ahead = [one for one in counted if one.bits_per_weight <= bits and one.val_accuracy > hope]
-        assert 3 * epoch <= EPOCHS or not gains or len(ahead) < RIVALS
+def test_who_stops_would_be_behind_the_median_of_the_smaller_ones(seen, bits, epoch, accuracy):
+    counted = [one for one in seen if one.phase == SEARCH and one.bits_per_weight <= bits]
+    there = sorted(one.rung_accuracies[epoch] for one in counted if epoch in one.rung_accuracies)
+    is_rung = epoch in (FIRST, SECOND) and len(there) >= RIVALS
+    assert stops(seen, bits, epoch, accuracy) == (is_rung and accuracy < there[(len(there) - 1) // 2])
 
 
 @given(st.lists(trials(), max_size=12), st.lists(trials(), max_size=6), accuracies)
-def test_more_larger_trials_never_stop_one_that_went_on(finished, more, accuracy):
-    finished = [replace(one, rungs="6:0.0") for one in finished[:1]] + finished
+def test_more_larger_trials_change_nothing(seen, more, accuracy):
     larger = [replace(one, bits_per_weight=0.9) for one in more]
-    if not stops(finished, 0.5, 6, accuracy):
-        seen = any(6 in one.rung_accuracies for one in finished if one.state == DONE and one.phase == SEARCH)
-        assert not seen or not stops([*finished, *larger], 0.5, 6, accuracy)
+    assert stops([*seen, *larger], 0.7, FIRST, accuracy) == stops(seen, 0.7, FIRST, accuracy)
