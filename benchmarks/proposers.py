@@ -189,7 +189,8 @@ def by_chance(plan: SearchPlan, done: list[Measurement]) -> Candidate | None:
     budget = proposals.budgets_by_turn(plan, len(done))[0]
     measured = {m.digest for m in done}
     for _ in range(50):
-        allocation = proposals.onto(plan.space, proposals.any_profile(plan.space, random), budget)
+        profile = tuple(int(random.integers(len(variable.menu))) for variable in plan.space.variables)
+        allocation = proposals.onto(plan.space, profile, budget)
         if allocation.digest not in measured:
             return Candidate(allocation, "proposed", budget.text)
     return None

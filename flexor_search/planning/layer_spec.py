@@ -1,7 +1,7 @@
 """What one layer is stored as: a concrete code per plane, or the weights themselves."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from flexor_search.codes import FAMILIES, XorCode, make_code
@@ -67,17 +67,17 @@ class LayerSpec:
         """Whether the weights are stored as they are."""
         return self.family == "kept"
 
-    @property
+    @cached_property
     def codes(self) -> tuple[XorCode, ...]:
         """The code of each plane; none for a kept layer."""
         return _codes(self)
 
-    @property
+    @cached_property
     def ranks(self) -> tuple[int, ...]:
         """Stored bits per slice of each plane."""
         return tuple(code.rank for code in self.codes)
 
-    @property
+    @cached_property
     def rate(self) -> float:
         """Stored bits per weight at the codes' rank, before padding; 0 for a kept layer, whose rate is its dtype's."""
         return sum(self.ranks) / self.n_out if self.codes else 0.0

@@ -116,6 +116,10 @@ class SearchSpace:
                 raise UsageError(f"layers: {variable.name} are tied, so they need one entry, got {given}")
         return self.allocation_of(chosen)
 
+    def holds(self, allocation: Allocation) -> bool:
+        """Whether an allocation is one of the menus' exactly, tied layers alike."""
+        return self.allocation(self.profile(allocation)) == allocation
+
     def profile(self, allocation: Allocation) -> Profile:
         """The profile whose menu entries are nearest in rate to the allocation's layers (exact ones preferred)."""
         return tuple(
@@ -192,7 +196,7 @@ def project(space: SearchSpace, allocation: Allocation, budget: Budget) -> Alloc
     """
     check_reachable(space, budget)
     profile = space.profile(allocation)
-    if space.allocation(profile) == allocation and budget.fits(allocation, space.model_name):
+    if space.holds(allocation) and budget.fits(allocation, space.model_name):
         raised = (space.allocation(one) for one in _raised(space, profile).values())
         if not any(budget.fits(one, space.model_name) for one in raised):
             return allocation  # said here, because file sizes are not strictly monotone (shared code tables)

@@ -7,7 +7,7 @@ fit after all is ruled out until something fits.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from flexor_search.planning import Budget, LayerShape, LayerSpec, SearchSpace, c
 from flexor_search.planning.allocation import weight_bits
 from flexor_search.planning.file_layout import code_cost, file_layout, layer_bytes, stored_codes
 from flexor_search.planning.space import Profile
-from flexor_search.tuning.exact import best_choice
+from flexor_search.tuning.exact import best_other
 
 Floats = NDArray[np.float64]
 
@@ -45,15 +45,27 @@ def best_profile(space: SearchSpace, values: Sequence[Floats], budget: Budget) -
         UsageError: the budget is below the cheapest allocation.
     """
     check_reachable(space, budget)
+    found = best_other_profile(space, values, budget)
+    assert found is not None  # the cheapest fits
+    return found
+
+
+def best_other_profile(
+    space: SearchSpace, values: Sequence[Floats], budget: Budget, known: Collection[Profile] = ()
+) -> Profile | None:
+    """The same of all but the known ones; None if no other fits, or none was found.
+
+    Args:
+        space, values, budget: as for `best_profile`.
+        known: profiles that are not wanted.
+    """
     if budget.kind != "bpw":
-        return _best_file(space, values, budget)
+        return _best_file(space, values, budget, known)
     costs = [
         np.array([sum(weight_bits(layer, spec, space.kept_dtype) for layer in layers) for spec in menu], np.int64)
         for layers, menu in _layers_and_menus(space)
     ]
-    chosen = best_choice(values, costs, budget.most_weight_bits(space.cheapest.n_searched_weights))
-    assert chosen is not None  # the cheapest fits
-    return chosen
+    return best_other(values, costs, budget.most_weight_bits(space.cheapest.n_searched_weights), known)
 
 
 def _layers_and_menus(space: SearchSpace) -> list[tuple[list[LayerShape], tuple[LayerSpec, ...]]]:
@@ -117,7 +129,9 @@ class _FileProgram:
         self.rules.append(LinearConstraint(row, -np.inf, len(profile) - 1))
 
 
-def _best_file(space: SearchSpace, values: Sequence[Floats], budget: Budget) -> Profile:
+def _best_file(
+    space: SearchSpace, values: Sequence[Floats], budget: Budget, known: Collection[Profile]
+) -> Profile | None:
     program, limit = _FileProgram(space, values), budget.most_file_bytes(space.model.float_bytes)
     cheapest = (0,) * len(space.variables)
     # the base has codes wherever it can, so that it holds every part that the file of another allocation may hold
@@ -130,6 +144,8 @@ def _best_file(space: SearchSpace, values: Sequence[Floats], budget: Budget) -> 
     def file_bytes(profile: Profile) -> int:
         return file_layout(space.allocation(profile), space.model_name).file_bytes
 
+    for profile in known:
+        program.rule_out(profile)
     left = limit - (file_bytes(base) - program.counted(base) - slack)
     for cut in range(2 * MOST_CUTS):
         profile = program.solve(left)
@@ -141,4 +157,4 @@ def _best_file(space: SearchSpace, values: Sequence[Floats], budget: Budget) -> 
         program.rule_out(profile)
         if cut >= MOST_CUTS:
             left -= over
-    return cheapest
+    return cheapest if cheapest not in known and file_bytes(cheapest) <= limit else None

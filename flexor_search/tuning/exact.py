@@ -6,7 +6,9 @@ few hundred even for many layers, so nothing is rounded and no tolerance is need
 for them `best_under` uses an integer program.
 """
 
-from collections.abc import Sequence
+import heapq
+import itertools
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +61,54 @@ def best_choice(values: Sequence[Floats], costs: Sequence[Whole], limit: int) ->
         chosen.append(int(entries[state]))
         state = int(parents[state])
     return tuple(reversed(chosen))
+
+
+def best_other(
+    values: Sequence[Floats], costs: Sequence[Whole], limit: int, known: Collection[tuple[int, ...]]
+) -> tuple[int, ...] | None:
+    """The best choice under a limit that is not among the known ones; None if there is none.
+
+    Choices come in their order, best first: the set that a choice was the best of is split into parts without it, and
+    the best of each part is found (Lawler, "A procedure for computing the K best solutions to discrete optimization
+    problems", 1972).
+
+    Args:
+        values, costs, limit: as for `best_choice`.
+        known: choices that are not wanted.
+
+    Example:
+        >>> best_other([np.array([0.0, 1.0])], [np.array([1, 2])], 5, {(1,)})
+        (0,)
+    """
+    waiting: list[tuple[float, int, tuple[int, ...], int, frozenset[int]]] = []
+    numbers = itertools.count()
+
+    def add(first: tuple[int, ...], barred: frozenset[int]) -> None:
+        """The best choice that begins so, and goes on with none of the barred entries."""
+        entries = [np.array([index]) for index in first]
+        entries += [np.arange(len(v)) for v in values[len(first) :]]
+        if barred:
+            entries[len(first)] = np.setdiff1d(entries[len(first)], sorted(barred))
+        if any(not len(some) for some in entries):
+            return
+        found = best_choice(
+            [np.asarray(v)[some] for v, some in zip(values, entries, strict=True)],
+            [np.asarray(c)[some] for c, some in zip(costs, entries, strict=True)],
+            limit,
+        )
+        if found is not None:
+            choice = tuple(int(some[index]) for some, index in zip(entries, found, strict=True))
+            value = sum(float(v[index]) for v, index in zip(values, choice, strict=True))
+            heapq.heappush(waiting, (-value, next(numbers), choice, len(first), barred))
+
+    add((), frozenset())
+    while waiting:
+        _, _, choice, length, barred = heapq.heappop(waiting)
+        if choice not in known:
+            return choice
+        for axis in range(length, len(values)):
+            add(choice[:axis], (barred if axis == length else frozenset()) | {choice[axis]})
+    return None
 
 
 def _price(values: Sequence[Floats], costs: Sequence[Whole], limit: int) -> tuple[float, float]:

@@ -44,8 +44,8 @@ def trainings(space: SearchSpace, measurements: Iterable[Measurement]) -> list[O
     found = []
     for measurement in measurements:
         allocation = Allocation.from_json(space.model, json.loads(measurement.allocation))
-        in_menu = space.allocation(space.profile(allocation)) == allocation
-        if measurement.state == DONE and in_menu and math.isfinite(measurement.val_accuracy):
+        is_usable = measurement.state == DONE and math.isfinite(measurement.val_accuracy)
+        if is_usable and space.holds(allocation):
             found.append(Observation(allocation, measurement.val_accuracy, TRAINED))
     return found
 

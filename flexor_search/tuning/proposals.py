@@ -3,10 +3,12 @@
 Nothing here trains or looks anything up: each is a function of the plan and of what was measured.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flexor_search.planning import (
     GAMMAS,
@@ -20,6 +22,7 @@ from flexor_search.planning import (
 from flexor_search.planning.space import Profile, spec_log_rate
 from flexor_search.runs import Measurement
 from flexor_search.tuning.accuracy_model import AccuracyModel, fit_accuracy_model
+from flexor_search.tuning.best_under import best_other_profile, best_profile
 from flexor_search.tuning.fitted import left_undone, trainings
 from flexor_search.tuning.trial import PROPOSED, Candidate
 
@@ -28,8 +31,7 @@ LADDER = (0.85, 0.7, 0.55, 0.4, 0.25)
 _PATTERN = (True, True, False)
 """Of three proposals two aim at a budget asked for, one at a smaller one."""
 _DRAWS = 8
-"""Of the model, after which a proposal that was measured already is moved a little instead."""
-_MAX_MOVES = 100
+"""Of the model, after which the best allocation of the last draw that is not measured yet is proposed."""
 
 
 @dataclass(frozen=True)
@@ -96,49 +98,48 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequen
     """The next allocation to measure: what may well be the best under a budget, and is not measured yet.
 
     It is the best, exactly, of curves drawn from the model of accuracy that is fitted to the trainings (Thompson
-    sampling): where the model is unsure draws differ, and that is where trainings tell most. How that compares with
-    Optuna's samplers: docs/log.md, `python -m benchmarks.proposers`.
+    sampling): where the model is unsure draws differ, and that is where trainings tell most. Where the best of several
+    draws are measured already, it is the best of the last draw that is not. How that compares with Optuna's samplers:
+    docs/log.md, `python -m benchmarks.proposers`.
 
     A pure function of what was measured and of what is on its way, which is not proposed again.
 
     Returns:
-        A candidate, or None when nothing new was found near the proposals under any budget.
+        A candidate, or None when nothing new fits any budget.
     """
     space, number = plan.space, len(done) + len(pending)
     trained = [*trainings(space, done), *left_undone(space, done)]
     model = fit_accuracy_model(space, trained) if trained else None
-    measured = {m.digest for m in done} | {candidate.allocation.digest for candidate in pending}
+    allocations = [Allocation.from_json(space.model, json.loads(m.allocation)) for m in done]
+    allocations += [candidate.allocation for candidate in pending]
+    known = {space.profile(allocation) for allocation in allocations if space.holds(allocation)}
     random = np.random.Generator(np.random.PCG64([plan.seed, number]))
     for budget in budgets_by_turn(plan, number):
-        allocation = propose(space, model, budget, random)
-        for move in range(_DRAWS + _MAX_MOVES):
-            if allocation.digest not in measured:
-                return Candidate(allocation, PROPOSED, budget.text)
-            allocation = (
-                propose(space, model, budget, random)
-                if move < _DRAWS
-                else onto(space, moved(space, space.profile(allocation), random), budget)
-            )
-    # Where one layer holds most weights, few allocations use a budget up, and they run out: take ones that leave some.
-    for _ in range(_MAX_MOVES):
-        budget = plan.budgets[int(random.integers(len(plan.budgets)))]
-        most = space.profile(onto(space, any_profile(space, random), budget))
-        allocation = space.allocation(tuple(int(random.integers(index + 1)) for index in most))
-        if budget.fits(allocation, space.model_name) and allocation.digest not in measured:
-            return Candidate(allocation, PROPOSED, budget.text)
+        for draw in range(_DRAWS):
+            curves = drawn_curves(space, model, random)
+            is_last = draw == _DRAWS - 1
+            found = best_other_profile(space, curves, budget, known) if is_last else best_profile(space, curves, budget)
+            if found not in known:
+                break
+        if found is not None:
+            return Candidate(space.allocation(found), PROPOSED, budget.text)
     return None
 
 
-def propose(space: SearchSpace, model: AccuracyModel | None, budget: Budget, random: np.random.Generator) -> Allocation:
-    """The best allocation under a budget by a draw of the model; at random where nothing has finished yet."""
-    if model is None:
-        return onto(space, any_profile(space, random), budget)
-    return model.draw(int(random.integers(2**63))).best_under(budget)
+def drawn_curves(
+    space: SearchSpace, model: AccuracyModel | None, random: np.random.Generator
+) -> list[NDArray[np.float64]]:
+    """What each entry of each menu is worth by a draw of the model.
 
-
-def any_profile(space: SearchSpace, random: np.random.Generator) -> Profile:
-    """A profile at random, every entry of a menu as likely."""
-    return tuple(int(random.integers(len(variable.menu))) for variable in space.variables)
+    Where nothing has finished yet, by a slope at random for each variable.
+    """
+    if model is not None:
+        return model.draw(int(random.integers(2**63))).choices
+    slopes = random.lognormal(size=len(space.variables))
+    return [
+        slope * np.array([spec_log_rate(spec) for spec in variable.menu])
+        for slope, variable in zip(slopes, space.variables, strict=True)
+    ]
 
 
 def budgets_by_turn(plan: SearchPlan, number: int) -> list[Budget]:

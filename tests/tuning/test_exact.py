@@ -11,8 +11,8 @@ from planning.strategies import LENET5, menus, mixed_menus, questions
 from flexor_search.errors import UsageError
 from flexor_search.planning import Budget, file_layout, make_space, read_space_file
 from flexor_search.tuning import best_under
-from flexor_search.tuning.best_under import best_profile
-from flexor_search.tuning.exact import best_choice
+from flexor_search.tuning.best_under import best_other_profile, best_profile
+from flexor_search.tuning.exact import best_choice, best_other
 
 numbers = st.floats(-3, 3).map(lambda value: round(value, 1)) | st.floats(-3, 3)
 axes = st.lists(st.lists(st.tuples(numbers, st.integers(0, 30)), min_size=1, max_size=5), min_size=1, max_size=4)
@@ -36,6 +36,43 @@ def test_dynamic_programming_finds_the_best_of_all(entries, limit):
     assert found is not None
     assert total(costs, found) <= limit
     assert total(values, found) == pytest.approx(max(total(values, chosen) for chosen in fitting), abs=1e-9)
+
+
+@settings(max_examples=200)
+@given(axes, st.integers(0, 100), st.data())
+def test_the_best_other_is_the_best_of_all_that_are_not_known(entries, limit, data):
+    values = [np.array([value for value, _ in axis]) for axis in entries]
+    costs = [np.array([cost for _, cost in axis]) for axis in entries]
+    every = itertools.product(*(range(len(axis)) for axis in entries))
+    ranked = sorted((one for one in every if total(costs, one) <= limit), key=lambda one: -total(values, one))
+    known = set(ranked[: data.draw(st.integers(0, len(ranked)))])  # the best of them, and some others
+    known |= set(data.draw(st.lists(st.sampled_from(ranked), max_size=5))) if ranked else {(0,) * len(entries)}
+    left = [one for one in ranked if one not in known]
+    found = best_other(values, costs, limit, known)
+    if not left:
+        assert found is None
+        return
+    assert found in left
+    assert total(values, found) == pytest.approx(total(values, left[0]), abs=1e-9)
+
+
+@settings(max_examples=60)
+@given(st.data())
+@pytest.mark.parametrize("menu", [menus, mixed_menus])
+def test_the_best_other_allocation_fits_and_none_that_is_unknown_is_better(menu, data):
+    space, budget = data.draw(questions(menu=menu()))
+    values = [np.array([data.draw(numbers) for _ in variable.menu]) for variable in space.variables]
+    every = itertools.product(*(range(len(variable.menu)) for variable in space.variables))
+    ranked = [one for one in every if budget.fits(space.allocation(one), space.model_name)]
+    ranked.sort(key=lambda one: -total(values, one))
+    known = set(ranked[: data.draw(st.integers(0, min(5, len(ranked))))])
+    found = best_other_profile(space, values, budget, known)
+    if len(known) == len(ranked):
+        assert found is None
+        return
+    assert found in ranked
+    assert found not in known
+    assert total(values, found) == pytest.approx(total(values, ranked[len(known)]), abs=1e-5)
 
 
 @settings(max_examples=80)
