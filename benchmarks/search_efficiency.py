@@ -152,8 +152,10 @@ def made_by() -> str:
     return digest.hexdigest()[:12]
 
 
-def replay_all(table: Table, folder: Path, plan: dict[str, int], seconds: float, limit: int) -> list[dict[str, str]]:
-    """All replays of a plan (strategy -> seeds), those that the folder holds looked up; ends when the time is up.
+def replay_all(
+    table: Table, folder: Path, strategies: list[str], seeds: int, seconds: float, limit: int
+) -> list[dict[str, str]]:
+    """All replays of some strategies, those that the folder holds looked up; ends when the time is up.
 
     A replay of other sources, data or versions, or one that was cut off, is made anew.
     """
@@ -176,10 +178,8 @@ def replay_all(table: Table, folder: Path, plan: dict[str, int], seconds: float,
     write_atomically(path, text.getvalue().encode())
     with path.open("a", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        for seed in range(max(plan.values())):
-            for strategy, direction in ((s, d) for s in plan for d in (0, 1)):
-                if seed >= plan[strategy]:
-                    continue
+        for seed in range(seeds):
+            for strategy, direction in ((s, d) for s in strategies for d in (0, 1)):
                 found = whole.get((strategy, str(seed), str(direction)))
                 if found is None:
                     if time.monotonic() - started > seconds:
@@ -289,8 +289,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     table = Table.read()
     names = given.strategies or [*samplers(table), "direct", *(["supernet"] if table.shared else [])]
-    plan = dict.fromkeys(names, given.seeds)
-    result = summarize(table, replay_all(table, given.folder, plan, given.seconds, given.trainings))
+    result = summarize(table, replay_all(table, given.folder, names, given.seeds, given.seconds, given.trainings))
     write_figure(result, given.folder / "search_efficiency.html")
     if given.json:
         print(json.dumps(result, indent=2))
