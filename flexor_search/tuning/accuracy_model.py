@@ -12,7 +12,7 @@ Why not the best measurement: a single training or score is lucky or not, and th
 mean is not, and since it is additive the best allocation under any budget is found exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from flexor_search.errors import UsageError
 from flexor_search.planning import Allocation, Budget, SearchSpace
 from flexor_search.planning.space import Profile, spec_rate
 from flexor_search.tuning.axes import Features, kind_of, space_axes
-from flexor_search.tuning.best_under import best_profile
+from flexor_search.tuning.best_under import best_other_profile, best_profile
 from flexor_search.tuning.evidence import Posterior, SourceData, fit_evidence
 
 Floats = NDArray[np.float64]
@@ -130,6 +130,18 @@ class AccuracyModel:
         """
         space = self.chosen_from or self.space
         return space.allocation(best_profile(space, self.choices, budget))
+
+    def best_other_under(self, budget: Budget, known: Collection[Allocation]) -> Allocation | None:
+        """The same of all allocations but these; None if no other fits.
+
+        Args:
+            budget: any.
+            known: those that are not wanted; others than the menus' are passed over.
+        """
+        space = self.chosen_from or self.space
+        profiles = {space.profile(allocation) for allocation in known if space.holds(allocation)}
+        found = best_other_profile(space, self.choices, budget, profiles)
+        return space.allocation(found) if found is not None else None
 
     def choosing_from(self, space: SearchSpace) -> "AccuracyModel":
         """The same model, whose best allocation is the best of a space with more ties; what it predicts stays.

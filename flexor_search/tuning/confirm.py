@@ -37,10 +37,10 @@ def finalists(
 ) -> list[Candidate]:
     """The uniform baseline of a budget, then the best allocations that fit it.
 
-    The first of them is the best of all by the model of accuracy, if there is one, trained or not, unless its training
-    failed or was stopped: the best of many observed is a lucky one (docs/log.md). The others are the best measured, by
-    the mean of two ranks, by accuracy and by loss: the loss of one training says more about an allocation than its
-    accuracy does, and the two together more than either.
+    The first of them is the best by the model of accuracy, if there is one, of all but those whose training failed or
+    was stopped, trained or not: the best of many observed is a lucky one (docs/log.md). The others are the best
+    measured, by the mean of two ranks, by accuracy and by loss: the loss of one training says more about an allocation
+    than its accuracy does, and the two together more than either.
 
     Args:
         space: the menus.
@@ -63,10 +63,10 @@ def finalists(
     ranked = sorted(fitting, key=lambda m: (by_accuracy.index(m) + by_loss.index(m), m.file_bytes, m.number))
     best = [Candidate(allocation_of(space, m), m.kind, budget.text) for m in ranked]
     if model is not None:
-        predicted = model.best_under(budget)
-        known = {m.digest: m for m in trials}.get(predicted.digest)
-        if known is None or known.state == DONE:
-            best.insert(0, Candidate(predicted, known.kind if known is not None else PROPOSED, budget.text))
+        predicted = model.best_other_under(budget, [allocation_of(space, m) for m in trials if m.state != DONE])
+        if predicted is not None:
+            kinds = {m.digest: m.kind for m in trials}
+            best.insert(0, Candidate(predicted, kinds.get(predicted.digest, PROPOSED), budget.text))
     return list(each_once([*chosen, *best]))[: len(chosen) + FINALISTS]
 
 

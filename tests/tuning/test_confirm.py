@@ -101,6 +101,14 @@ def test_the_models_best_is_a_finalist_and_no_lucky_one_is_alone():
         found = finalists(SPACE, BUDGET, known, model)
         assert len(found) == 3
         assert best not in [candidate.allocation for candidate in found]
+        others = (p for p in itertools.product(range(20), repeat=2) if SPACE.allocation(p) != best)
+        fitting = [p for p in others if BUDGET.fits(SPACE.allocation(p))]
+        next_best = max(fitting, key=lambda p: sum(curve[i] for curve, i in zip(model.choices, p, strict=True)))
+        assert found[1].allocation == SPACE.allocation(next_best)
+    everything = [
+        measured(SPACE.allocation(p), n, 0.1, state=STOPPED) for n, p in enumerate([*fitting, SPACE.profile(best)])
+    ]
+    assert [candidate.kind for candidate in finalists(SPACE, BUDGET, everything, model)] == ["uniform"]
 
 
 def test_the_uniform_baseline_is_not_its_own_rival():
