@@ -15,7 +15,7 @@ from flexor_search.packing import load_packed
 from flexor_search.planning import Budget, LayerSpec
 from flexor_search.question import plan_of_run
 from flexor_search.reporting import front, inline_html, write_report
-from flexor_search.runs import MetricWords
+from flexor_search.runs import ACCURACY, MetricWords
 from flexor_search.runs import Run as Folder
 from flexor_search.tuning import model_of_run
 from flexor_search.workloads import Given
@@ -166,7 +166,8 @@ class Run:
         space = plan_of_run(Question.from_run(self.record), self.given).space
         model = model_of_run(space, self.record)
         mean, deviation = model.predict([model.space.labelled(layers)])
-        return float(mean[0]), float(deviation[0])
+        is_accuracy = MetricWords.of(self.question) == ACCURACY  # a sum of curves knows no 100 %
+        return min(float(mean[0]), 1.0) if is_accuracy else float(mean[0]), float(deviation[0])
 
     def export(self, budget: str = "", trial: int | None = None, to: str | Path | None = None) -> Path:
         """Write any allocation that was trained; see `fs.export`."""

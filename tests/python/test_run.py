@@ -1,14 +1,16 @@
 """Search with Python objects: a run that can be looked at, gone on with by the same objects, and by nothing else."""
 
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tuning.models import Recorder
 
 import flexor_search as fs
-from flexor_search import cli
+from flexor_search import cli, found
 from flexor_search.runs import Run as Folder
 
 SHORT = {"trials": 3, "epochs": 1, "seeds": 2}
@@ -95,6 +97,17 @@ def test_what_an_allocation_is_believed_to_have(run):
         run.predict(unknown)
     with pytest.raises(fs.UsageError, match=r"got none"):
         run.predict({})
+
+
+def test_no_accuracy_above_all_right_is_believed(run, monkeypatch):
+    fitted = found.model_of_run
+
+    def too_sure(space, record):
+        above = np.array([1.004]), np.array([0.01])
+        return SimpleNamespace(space=fitted(space, record).space, predict=lambda _: above)
+
+    monkeypatch.setattr(found, "model_of_run", too_sure)
+    assert run.predict(run.best().layers) == (1.0, 0.01)
 
 
 def test_it_is_shown_in_a_cell_as_what_it_is(run):
