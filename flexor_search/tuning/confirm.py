@@ -132,8 +132,8 @@ def _lost(
         for m in group.measurements
         if m.digest not in named and len(group.measurements) == len(seeds)
     }
-    trials = [Trial(Candidate(allocation_of(space, m), m.kind, m.budget), CONFIRM, m.seed) for m in fitting.values()]
-    return [one for one in trials if measurer.known(one.candidate, CONFIRM, one.seed) is None]
+    lost = [m for m in fitting.values() if measurer.damage(m)]
+    return [Trial(Candidate(allocation_of(space, m), m.kind, m.budget), CONFIRM, m.seed) for m in lost]
 
 
 def _named_by_trainings(space: SearchSpace, budgets: Sequence[Budget], measurer: Measurer) -> Finalists:

@@ -86,13 +86,19 @@ class Measurer:
     def known(self, candidate: Candidate, phase: str, seed: int) -> Measurement | None:
         """The measurement, if it was made before; one whose packed file was lost or damaged is made again."""
         found = self.run.find((candidate.allocation.digest, phase, seed))
-        if found is not None and found.state == DONE:
+        if found is not None and (damage := self.damage(found)):
+            self.tell(f"trial {found.number} is trained again: {damage}")
+            return None
+        return found
+
+    def damage(self, found: Measurement) -> str:
+        """What is wrong with the packed file of a finished training, "" if nothing is."""
+        if found.state == DONE:
             try:
                 load(self.run.trained_path(found.number))
             except FormatError as error:
-                self.tell(f"trial {found.number} is trained again: {error}")
-                return None
-        return found
+                return str(error)
+        return ""
 
     def measure(
         self, candidate: Candidate, phase: str, seed: int, weak: Callable[[int, Score], bool] | None = None

@@ -93,14 +93,18 @@ class FakeMeasurer:
 
     def __init__(self, folder, accuracy, recipe=RECIPE, state=lambda allocation: DONE):
         self.run, self.recipe, self._accuracy, self._state = new_run(folder), recipe, accuracy, state
-        self.trained = []
+        self.trained, self.lost = [], set()
         self.data = SimpleNamespace(validation=range(10**12))  # that many images: the accuracies have no noise
 
     def agree(self, name, offer, binds):
         return offer()
 
     def known(self, candidate, phase, seed):
-        return self.run.find((candidate.allocation.digest, phase, seed))
+        found = self.run.find((candidate.allocation.digest, phase, seed))
+        return None if found is not None and self.damage(found) else found
+
+    def damage(self, found):
+        return "lost" if found.key in self.lost else ""
 
     def measure(self, candidate: Candidate, phase, seed, weak=None):
         found = self.known(candidate, phase, seed)
@@ -117,6 +121,7 @@ class FakeMeasurer:
                 seed=seed,
             )
             self.trained.append(candidate)
+            self.lost.discard(found.key)
             self.run.append(found)
         return found
 

@@ -248,11 +248,7 @@ def test_what_an_earlier_call_confirmed_and_lost_is_made_again(tmp_path):
     for candidate in (earlier, other):
         for seed in SEEDS:
             measurer.measure(candidate, CONFIRM, seed)
-    lost = earlier.allocation.digest, CONFIRM, SEEDS[1]
-    known = measurer.known
-    measurer.known = lambda candidate, phase, seed: (
-        None if (candidate.allocation.digest, phase, seed) == lost else known(candidate, phase, seed)
-    )
+    measurer.lost.add((earlier.allocation.digest, CONFIRM, SEEDS[1]))
     measurer.trained.clear()
     confirm(SPACE, (BUDGET,), measurer, SEEDS, Recorder(), named={"0.7bpw": []})
     assert [one.kind for one in measurer.trained] == ["full precision"] * 2 + ["proposed"]
