@@ -26,10 +26,13 @@ RULES = {"as it is": rungs.RUNGS, "1/3, 2/3": (1 / 3, 2 / 3), "1/2": (0.5,), "3/
 
 
 def trials(folder: Path, seed: int, budget: str, count: int) -> list[Measurement]:
-    """The trials of a search in which none is stopped, in order; those that failed left out."""
-    if (folder / "summary.json").exists():
-        run = fs.open_run(folder)
-    else:
+    """The trials of a search in which none is stopped, in order; those that failed left out.
+
+    A search that is complete is looked up, whatever code made it.
+    """
+    folder = folder / f"{budget}-{count}-trials-seed-{seed}"
+    run = fs.open_run(folder) if folder.exists() else None
+    if run is None or (run.summary() or {}).get("state") != "complete":
         question = fs.Question(strategy="direct", trials=count, timeout_seconds=1e6, seeds=2, seed=seed)
         with patch("flexor_search.tuning.direct.halving", lambda *_: None):
             run = fs.search(budget=budget, question=question, out=folder)
@@ -77,7 +80,7 @@ def main() -> None:
     given = parser.parse_args()
     result: dict[str, dict] = {"rank_correlation": {}, "halving": {}, "trials": {}}
     for seed in map(str, range(given.seeds)):
-        done = trials(given.folder / f"seed-{seed}", int(seed), given.budget, given.trials)
+        done = trials(given.folder, int(seed), given.budget, given.trials)
         ends = [trial.val_accuracy for trial in done]
         result["rank_correlation"][seed] = {
             epoch: round(_spearman([trial.rung_accuracies[epoch] for trial in done], ends), 2)

@@ -41,7 +41,7 @@ from flexor_search.tuning import SearchPlan, finalists, fit_accuracy_model, prop
 from flexor_search.tuning.accuracy_model import AccuracyModel
 from flexor_search.tuning.axes import Features, space_axes
 from flexor_search.tuning.evidence import SourceData, fit_evidence
-from flexor_search.tuning.fitted import trainings
+from flexor_search.tuning.fitted import allocation_of, trainings
 from flexor_search.tuning.optuna_backend import distributions, parameter
 from flexor_search.tuning.sampler import AdditiveSampler
 from flexor_search.tuning.trial import Candidate
@@ -159,7 +159,7 @@ def by_optuna(name: str) -> Propose:
         known, gains = distributions(space), gains_over_uniform(done)
         study = optuna.create_study(direction="maximize", sampler=SAMPLERS[name](seed))
         for m in done:
-            indices = space.profile(Allocation.from_json(space.model, json.loads(m.allocation)))
+            indices = space.profile(allocation_of(space, m))
             params = {parameter(v): i for v, i in zip(space.variables, indices, strict=True)}
             study.add_trial(create_trial(params=params, distributions=known, value=gains[m.digest]))
         params = study.ask(known).params
@@ -211,17 +211,13 @@ def search(world: World, plan: SearchPlan, propose: Propose) -> dict[str, float]
     done: list[Measurement] = []
     space = plan.space
     for candidate in proposals.baselines(plan):
-        if world.confirms or space.allocation(space.profile(candidate.allocation)) == candidate.allocation:
+        if world.confirms or space.holds(candidate.allocation):
             done.append(as_measured(candidate, len(done), world.see(candidate.allocation, 0)))
     while len(done) < plan.trials and (candidate := propose(plan, done)) is not None:
         done.append(as_measured(candidate, len(done), world.see(candidate.allocation, 0)))
     base = world.uniform(budget)
     model = fit_accuracy_model(space, trainings(space, done))
-    fitting = [
-        (m.val_accuracy, allocation)
-        for m in done
-        if budget.fits(allocation := Allocation.from_json(space.model, json.loads(m.allocation)))
-    ]
+    fitting = [(m.val_accuracy, allocation) for m in done if budget.fits(allocation := allocation_of(space, m))]
     chosen = {"observed": max(fitting, key=lambda one: one[0])[1], "predicted": model.best_under(budget)}
     if world.confirms:
         named = [one.allocation for one in finalists(space, budget, done, model)]

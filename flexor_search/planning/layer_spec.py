@@ -57,6 +57,10 @@ class LayerSpec:
                 f"n_tap: must be at least 1 and code_seed not negative, got {self.n_tap} and {self.code_seed}"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: whoever unpickles it makes the codes again."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
     @classmethod
     def from_code(cls, code: XorCode, n_planes: int = 1) -> "LayerSpec":
         """The spec of a code given by the user, used in every plane."""

@@ -5,7 +5,7 @@ projected onto a budget before it is trained, so nothing over budget is ever mea
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -119,6 +119,10 @@ class SearchSpace:
     def holds(self, allocation: Allocation) -> bool:
         """Whether an allocation is one of the menus' exactly, tied layers alike."""
         return self.allocation(self.profile(allocation)) == allocation
+
+    def held(self, allocations: Iterable[Allocation]) -> set[Profile]:
+        """The profiles of those allocations that the menus hold exactly."""
+        return {self.profile(allocation) for allocation in allocations if self.holds(allocation)}
 
     def profile(self, allocation: Allocation) -> Profile:
         """The profile whose menu entries are nearest in rate to the allocation's layers (exact ones preferred)."""

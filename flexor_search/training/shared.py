@@ -27,7 +27,7 @@ from flexor_search.quantization import set_profile, share_, shared_weights
 from flexor_search.training.checkpoint import Checkpoint
 from flexor_search.training.score import EVALUATION_BATCH, Score, logits_of, seeded, training_loss
 from flexor_search.training.trainer import Training, placed
-from flexor_search.workloads import Data
+from flexor_search.workloads import Data, Split
 
 PATHS = ("random", "sandwich")
 STATISTICS_BATCHES = 4
@@ -139,6 +139,9 @@ class ProfileScorer:
             statistics.
         recipe: its batch size, precision and memory format.
         device: where to compute.
+
+    Attributes:
+        image_counts: of a score: the images of training, and those of validation.
     """
 
     def __init__(self, model: nn.Module, data: Data, recipe: Recipe, device: str = "cpu") -> None:
@@ -150,8 +153,9 @@ class ProfileScorer:
         self._statistics = [b[0].to(device) for b in fixed.batches(recipe.batch_size)] if fixed is not None else []
         if len(self._statistics) > 1 and len(self._statistics[-1]) < len(self._statistics[0]):
             self._statistics.pop()  # a small batch would count as much as a whole one
-        scored = data.validation.take(_most_scored(data))
+        scored = data.validation.take(most_scored(data.validation))
         self._images = [b[0].to(device) for b in scored.batches(EVALUATION_BATCH)]
+        self.image_counts = sum(map(len, self._statistics)), len(scored)
         self._labels = scored.labels.to(device)
         self._kept: list[tuple[list[Tensor], list[Tensor]] | None] = [None] * len(self._parts)
         self._last: list[tuple[int, ...]] = []
@@ -193,13 +197,9 @@ class ProfileScorer:
             self._kept[index] = statistics, images
 
 
-def images_of_a_score(data: Data, recipe: Recipe) -> int:
-    """How many images a score takes, those that batch-norm statistics are estimated on among them."""
-    return min(STATISTICS_BATCHES * recipe.batch_size, len(data.train)) + min(_most_scored(data), len(data.validation))
-
-
-def _most_scored(data: Data) -> int:
-    image, _ = data.validation.batch(slice(0, 1))
+def most_scored(validation: Split) -> int:
+    """How many images a score is of, at most."""
+    image, _ = validation.batch(slice(0, 1))
     return max(EVALUATION_BATCH, _CACHE_BYTES // image.nbytes)
 
 

@@ -12,7 +12,6 @@ from flexor_search.tuning.accuracy_model import (
 from flexor_search.tuning.confirm import (
     FINALISTS,
     Group,
-    allocation_of,
     choose,
     confirm,
     confirmation_seeds,
@@ -20,7 +19,7 @@ from flexor_search.tuning.confirm import (
     groups,
 )
 from flexor_search.tuning.direct import search
-from flexor_search.tuning.fitted import model_of_run
+from flexor_search.tuning.fitted import allocation_of, model_of_run
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer, Phase, Silent

@@ -132,15 +132,14 @@ class AccuracyModel:
         return space.allocation(best_profile(space, self.choices, budget))
 
     def best_other_under(self, budget: Budget, known: Collection[Allocation]) -> Allocation | None:
-        """The same of all allocations but these; None if no other fits.
+        """The same of all allocations but these; None if no other fits, or none was found.
 
         Args:
             budget: any.
             known: those that are not wanted; others than the menus' are passed over.
         """
         space = self.chosen_from or self.space
-        profiles = {space.profile(allocation) for allocation in known if space.holds(allocation)}
-        found = best_other_profile(space, self.choices, budget, profiles)
+        found = best_other_profile(space, self.choices, budget, space.held(known))
         return space.allocation(found) if found is not None else None
 
     def choosing_from(self, space: SearchSpace) -> "AccuracyModel":

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flexor_search.planning import Allocation, Budget, SearchSpace, full_precision, nearest_uniform
+from flexor_search.planning import Budget, SearchSpace, full_precision, nearest_uniform
 from flexor_search.runs import CONFIRM, DONE, FULL_PRECISION, MAX_SEEDS, SEARCH, Measurement, MetricWords, Run
 from flexor_search.tuning.accuracy_model import AccuracyModel
-from flexor_search.tuning.fitted import model_of_trainings, searched
+from flexor_search.tuning.fitted import allocation_of, model_of_trainings, searched
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
@@ -236,8 +236,3 @@ def best_confirmed(space: SearchSpace, budget: Budget, run: Run) -> str:
     """The best mean so far that fits a budget, in words."""
     best = max(_fitting(space, budget, run, CONFIRM), key=lambda group: group.mean, default=None)
     return f"{MetricWords.of(run.question).text(best.mean)} at {best.first.bits_per_weight:g} bpw" if best else ""
-
-
-def allocation_of(space: SearchSpace, measurement: Measurement) -> Allocation:
-    """The allocation that was measured."""
-    return Allocation.from_json(space.model, json.loads(measurement.allocation))

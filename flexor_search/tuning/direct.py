@@ -9,7 +9,7 @@ from flexor_search.errors import RunError
 from flexor_search.planning import Allocation, Budget, SearchSpace
 from flexor_search.runs import ACCURACY, DONE, SEARCH, Measurement, MetricWords
 from flexor_search.tuning.clock import SearchClock
-from flexor_search.tuning.fitted import keep_model_of_trainings
+from flexor_search.tuning.fitted import allocation_of, keep_model_of_trainings
 from flexor_search.tuning.flow import Flow, Team
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
@@ -184,11 +184,6 @@ class _Search:
 
 def best_so_far(budget: Budget, space: SearchSpace, done: Sequence[Measurement], words: MetricWords = ACCURACY) -> str:
     """The most accurate finished trial that fits a budget, in words."""
-    fitting = [
-        m
-        for m in done
-        if m.state == DONE
-        and budget.fits(Allocation.from_json(space.model, json.loads(m.allocation)), space.model_name)
-    ]
+    fitting = [m for m in done if m.state == DONE and budget.fits(allocation_of(space, m), space.model_name)]
     best = max(fitting, key=lambda m: (m.val_accuracy, -m.val_loss), default=None)
     return f"{words.text(best.val_accuracy)} at {best.bits_per_weight:g} bpw" if best else ""

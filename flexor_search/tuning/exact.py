@@ -85,21 +85,20 @@ def best_other(
 
     def add(first: tuple[int, ...], barred: frozenset[int]) -> None:
         """The best choice that begins so, and goes on with none of the barred entries."""
-        entries = [np.array([index]) for index in first]
-        entries += [np.arange(len(v)) for v in values[len(first) :]]
-        if barred:
-            entries[len(first)] = np.setdiff1d(entries[len(first)], sorted(barred))
-        if any(not len(some) for some in entries):
+        axis = len(first)
+        left = limit - sum(int(c[index]) for c, index in zip(costs, first, strict=False))
+        entries = np.setdiff1d(np.arange(len(values[axis])), sorted(barred))
+        if not len(entries):
             return
         found = best_choice(
-            [np.asarray(v)[some] for v, some in zip(values, entries, strict=True)],
-            [np.asarray(c)[some] for c, some in zip(costs, entries, strict=True)],
-            limit,
+            [np.asarray(values[axis])[entries], *values[axis + 1 :]],
+            [np.asarray(costs[axis])[entries], *costs[axis + 1 :]],
+            left,
         )
         if found is not None:
-            choice = tuple(int(some[index]) for some, index in zip(entries, found, strict=True))
+            choice = (*first, int(entries[found[0]]), *found[1:])
             value = sum(float(v[index]) for v, index in zip(values, choice, strict=True))
-            heapq.heappush(waiting, (-value, next(numbers), choice, len(first), barred))
+            heapq.heappush(waiting, (-value, next(numbers), choice, axis, barred))
 
     add((), frozenset())
     while waiting:

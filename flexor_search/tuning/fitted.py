@@ -15,6 +15,11 @@ from flexor_search.runs.sensitivity import DamagedError, Sensitivity, identity, 
 from flexor_search.tuning.accuracy_model import SHARED_LOSS, TRAINED, AccuracyModel, Observation, fit_accuracy_model
 
 
+def allocation_of(space: SearchSpace, measurement: Measurement) -> Allocation:
+    """The allocation that was measured."""
+    return Allocation.from_json(space.model, json.loads(measurement.allocation))
+
+
 def observations(space: SearchSpace, found: Sensitivity) -> list[Observation]:
     """The scores as the model of accuracy takes them: the loss, which says more than the accuracy does.
 
@@ -43,7 +48,7 @@ def trainings(space: SearchSpace, measurements: Iterable[Measurement]) -> list[O
     """
     found = []
     for measurement in measurements:
-        allocation = Allocation.from_json(space.model, json.loads(measurement.allocation))
+        allocation = allocation_of(space, measurement)
         is_usable = measurement.state == DONE and math.isfinite(measurement.val_accuracy)
         if is_usable and space.holds(allocation):
             found.append(Observation(allocation, measurement.val_accuracy, TRAINED))
@@ -65,17 +70,20 @@ def left_undone(space: SearchSpace, done: Sequence[Measurement]) -> list[Observa
             gained = [accuracy - seen[m.epochs] for accuracy, seen in rungs if m.epochs in seen]
             value = m.val_accuracy + (float(np.median(gained)) if gained else 0.0)
         if m.state != DONE and math.isfinite(value):
-            found.append(Observation(Allocation.from_json(space.model, json.loads(m.allocation)), value, TRAINED))
+            found.append(Observation(allocation_of(space, m), value, TRAINED))
     return found
 
 
 def model_of_trainings(space: SearchSpace, measurements: Sequence[Measurement]) -> AccuracyModel | None:
     """The model of accuracy fitted to the trainings of a search; None where no two that differ have finished.
 
-    Weak trainings that were stopped are no part of it, so it is of allocations that were worth finishing.
+    Stopped and failed ones count by what they would have come to, roughly.
     """
-    trained = trainings(space, searched(measurements))
-    return fit_accuracy_model(space, trained) if len({one.value for one in trained}) > 1 else None
+    done = searched(measurements)
+    trained = trainings(space, done)
+    if len({one.value for one in trained}) <= 1:
+        return None
+    return fit_accuracy_model(space, [*trained, *left_undone(space, done)])
 
 
 def model_of_run(space: SearchSpace, run: Run) -> AccuracyModel:

@@ -224,7 +224,7 @@ class Measurer:
         """The measurement of a trial that failed, with the reason."""
         line = self._line(trial.candidate, number, trial.phase, trial.seed)
         images = len(self._at_fidelity(trial.phase)[1].train)
-        return replace(line, images=images, reason=reason, rungs=_rungs_text(rungs or {}))
+        return replace(line, images=images, reason=reason, rungs=rungs_text(rungs or {}))
 
     def _ended(
         self, trial: Trial, number: int, model: nn.Module, result: TrainResult, rungs: dict[int, float]
@@ -244,7 +244,7 @@ class Measurer:
             state=state,
             val_accuracy=result.validation.accuracy,
             val_loss=result.validation.loss,
-            rungs=_rungs_text(rungs),
+            rungs=rungs_text(rungs),
             train_seconds=round(result.train_seconds, 3),
             reason=reason,
         )
@@ -312,5 +312,6 @@ class Measurer:
         )
 
 
-def _rungs_text(rungs: dict[int, float]) -> str:
-    return " ".join(f"{epoch}:{accuracy:.6f}" for epoch, accuracy in rungs.items())
+def rungs_text(rungs: dict[int, float]) -> str:
+    """As a measurement holds them, every digit: rungs of trials are compared."""
+    return " ".join(f"{epoch}:{accuracy!r}" for epoch, accuracy in rungs.items())

@@ -13,9 +13,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flexor_search.errors import RunError
 from flexor_search.interrupts import unbroken
-from flexor_search.planning import Allocation, SearchSpace, Variable
+from flexor_search.planning import SearchSpace, Variable
 from flexor_search.planning.space import Profile
 from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement, Run
+from flexor_search.tuning.fitted import allocation_of
 from flexor_search.tuning.storage import quiet_optuna
 
 _STATES = {DONE: TrialState.COMPLETE, STOPPED: TrialState.PRUNED}
@@ -98,9 +99,7 @@ class StudyRecord:
             return None
 
     def _trial(self, measurement: Measurement) -> FrozenTrial:
-        import json
-
-        allocation = Allocation.from_json(self._space.model, json.loads(measurement.allocation))
+        allocation = allocation_of(self._space, measurement)
         state, values = _outcome(measurement)
         return create_trial(
             state=state,

@@ -3,7 +3,6 @@
 Nothing here trains or looks anything up: each is a function of the plan and of what was measured.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ from flexor_search.planning.space import Profile, spec_log_rate
 from flexor_search.runs import Measurement
 from flexor_search.tuning.accuracy_model import AccuracyModel, fit_accuracy_model
 from flexor_search.tuning.best_under import best_other_profile, best_profile
-from flexor_search.tuning.fitted import left_undone, trainings
+from flexor_search.tuning.fitted import allocation_of, left_undone, trainings
 from flexor_search.tuning.trial import PROPOSED, Candidate
 
 LADDER = (0.85, 0.7, 0.55, 0.4, 0.25)
@@ -105,14 +104,13 @@ def next_proposal(plan: SearchPlan, done: Sequence[Measurement], pending: Sequen
     A pure function of what was measured and of what is on its way, which is not proposed again.
 
     Returns:
-        A candidate, or None when nothing new fits any budget.
+        A candidate, or None when nothing new fits any budget, or none was found.
     """
     space, number = plan.space, len(done) + len(pending)
     trained = [*trainings(space, done), *left_undone(space, done)]
     model = fit_accuracy_model(space, trained) if trained else None
-    allocations = [Allocation.from_json(space.model, json.loads(m.allocation)) for m in done]
-    allocations += [candidate.allocation for candidate in pending]
-    known = {space.profile(allocation) for allocation in allocations if space.holds(allocation)}
+    measured = [allocation_of(space, m) for m in done] + [candidate.allocation for candidate in pending]
+    known = space.held(measured)
     random = np.random.Generator(np.random.PCG64([plan.seed, number]))
     for budget in budgets_by_turn(plan, number):
         for draw in range(_DRAWS):

@@ -11,7 +11,8 @@ from flexor_search.files import write_atomically, write_json
 from flexor_search.packing import FileBytes, inspect_file, verify_file
 from flexor_search.planning import Budget, SearchSpace, file_layout, full_precision, nearest_uniform
 from flexor_search.runs import ACCURACY, CONFIRM, FULL_PRECISION, READINGS, Measurement, MetricWords, Run
-from flexor_search.tuning.confirm import Group, allocation_of, choose, groups
+from flexor_search.tuning.confirm import Group, choose, groups
+from flexor_search.tuning.fitted import allocation_of
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
 

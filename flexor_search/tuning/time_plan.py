@@ -16,21 +16,20 @@ from flexor_search.runs import CONFIRM, SEARCH, MetricWords
 from flexor_search.training import (
     ProfileScorer,
     choose,
-    images_of_a_score,
     is_open,
     is_out_of_memory,
+    most_scored,
     placed,
     seeded,
     shared_model,
     train,
 )
+from flexor_search.training.score import EVALUATION_BATCH
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer, Phase
 from flexor_search.workloads import NO_OWN, Data, Own
 
 _WARM_UP_STEPS, _STEPS = 4, 6
-_SCORED, _SCORE_TIMES = 200, 2
-"""Images, and how often each of two allocations is scored on them, to find out what that takes."""
 _RECORDED_STEPS, _MORE_EPOCHS = 8, 5
 """On a GPU a training records its step first, which takes long and says nothing: so many steps, done once and several
 times over, are timed and compared, after once more that pays what only the first training pays."""
@@ -112,7 +111,7 @@ def _timed_seconds(
 
 
 def scoring_seconds(measurer: Measurer, space: SearchSpace) -> float:
-    """Time of scoring one allocation on a shared network, from scores of few images on one that is not trained.
+    """Time of scoring one allocation on a shared network, from scores of fewer images on one that is not trained.
 
     Args:
         measurer: gives model, data and recipe.
@@ -121,25 +120,25 @@ def scoring_seconds(measurer: Measurer, space: SearchSpace) -> float:
     Returns:
         Seconds; 0 where the memory does not last for it.
     """
-    data, recipe, device = measurer.data, measurer.recipe, measurer.device
-    few = replace(recipe, batch_size=min(_SCORED, recipe.batch_size))
-    sample = replace(data, train=data.train.take(few.batch_size), validation=data.validation.take(_SCORED))
-    with seeded(0):
-        model = shared_model(measurer.build(), space, recipe)
-    ends = space.profile(space.dearest), space.profile(space.cheapest)  # neighbours that have nothing in common
+    data, recipe = measurer.data, measurer.recipe
+    few = replace(data, validation=data.validation.take(EVALUATION_BATCH))  # a batch, so that it is as fast as others
+    ends = space.profile(space.cheapest), space.profile(space.dearest)  # neighbours that have nothing in common
     try:
-        scorer = ProfileScorer(model, sample, few, device)
-        scorer(ends[0])
+        with seeded(0):
+            model = shared_model(measurer.build(), space, recipe)
+        scorer = ProfileScorer(model, few, recipe, measurer.device)
+        scorer(ends[-1])
         started = time.perf_counter()
-        for _ in range(_SCORE_TIMES):
-            for profile in reversed(ends):
-                scorer(profile)
-        seconds = (time.perf_counter() - started) / (_SCORE_TIMES * len(ends))
+        for profile in ends:
+            scorer(profile)
+        seconds = (time.perf_counter() - started) / len(ends)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         return 0.0  # to be told when the shared network is trained
-    return seconds * images_of_a_score(data, recipe) / images_of_a_score(sample, few)
+    statistics, scored = scorer.image_counts
+    every = min(len(data.validation), most_scored(data.validation))
+    return seconds * (statistics + every) / (statistics + scored)
 
 
 def closed_recipe(

@@ -9,14 +9,14 @@ from runs.examples import PLAIN
 
 from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED
 from flexor_search.training import Score
+from flexor_search.tuning.measurer import rungs_text
 from flexor_search.tuning.rungs import RIVALS, halving
 
 EPOCHS, FIRST, SECOND = 9, 5, 7
 
 
 def trial(bits, rungs, state=DONE, phase=SEARCH):
-    text = " ".join(f"{epoch}:{accuracy}" for epoch, accuracy in rungs.items())
-    return replace(PLAIN, bits_per_weight=bits, rungs=text, state=state, phase=phase)
+    return replace(PLAIN, bits_per_weight=bits, rungs=rungs_text(rungs), state=state, phase=phase)
 
 
 def stops(seen, bits, epoch, accuracy, epochs=EPOCHS):
@@ -32,6 +32,13 @@ def test_the_worse_half_stops_at_each_rung(epoch, more):
     assert stops(EVEN, 2.0, epoch, 0.1 + more)
     assert not stops(EVEN, 0.5, epoch, 0.5 + more)  # two before it, two behind it
     assert not stops(EVEN, 0.5, epoch, 0.4 + more)  # level with the second of them
+
+
+@pytest.mark.parametrize("right", range(320, 351))
+def test_who_is_level_with_all_others_goes_on(right):
+    level = [trial(0.5, {FIRST: right / 350}) for _ in range(RIVALS)]
+    assert not stops(level, 0.5, FIRST, right / 350)
+    assert stops(level, 0.5, FIRST, (right - 1) / 350)
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3, 4, 6, 8])

@@ -7,18 +7,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from flexor_search.planning import Budget
 from flexor_search.runs import DONE, FAILED, SEARCH, Run
 from flexor_search.runs.sensitivity import FILE, Sensitivity, is_of_network, read_sensitivity
-from flexor_search.training import ProfileScorer
+from flexor_search.training import ProfileScorer, Score
 from flexor_search.tuning import SearchPlan, search, time_plan
 from flexor_search.tuning.direct import best_so_far
 from flexor_search.tuning.proposals import baselines
+from flexor_search.tuning.rungs import halving
 from flexor_search.tuning.time_plan import scoring_seconds
-from flexor_search.workloads import workload
 
-from .models import RECIPE, FakeMeasurer, Recorder, budgets, measured, measurer_in, space_of
+from .models import RECIPE, FakeMeasurer, Recorder, budgets, measured, measurer_in, small_net, space_of
 from .test_study import study_of
 
 SPACE = space_of(keep=[])
@@ -185,8 +186,14 @@ def test_the_time_plan_counts_the_trainings_of_both_phases(tmp_path):
     assert measurer.run.measurements == ()  # timing is no measurement
 
 
-def test_scoring_takes_as_long_as_its_images_do(tmp_path, monkeypatch):
-    measurer, clock = measurer_in(tmp_path, recipe=replace(RECIPE, batch_size=16)), [0.0]
+def plain_net():
+    """Without batch norm, so that a score needs no images of training."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 40), nn.Linear(40, 10))
+
+
+@pytest.mark.parametrize(("build", "statistics"), [(small_net, 4 * 16), (plain_net, 0)])
+def test_scoring_takes_as_long_as_its_images_do(tmp_path, monkeypatch, build, statistics):
+    measurer, clock = measurer_in(tmp_path, build, replace(RECIPE, batch_size=16)), [0.0]
 
     class Scorer(ProfileScorer):
         def __call__(self, profile):
@@ -195,19 +202,41 @@ def test_scoring_takes_as_long_as_its_images_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(time_plan_module.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(time_plan_module, "ProfileScorer", Scorer)
-    for validation, of in ((80, 10), (80, 80), (300, 300)):  # also where only some of them are timed
-        data = replace(measurer.data, validation=workload("digits-convnet").load(None).train.take(validation))
-        monkeypatch.setattr(time_plan_module, "_SCORED", of)
-        seconds = scoring_seconds(replace(measurer, data=data), SPACE)
-        assert seconds == pytest.approx(0.001 * (4 * 16 + validation))
+    for timed in (1000, 30):  # all of them, and fewer
+        monkeypatch.setattr(time_plan_module, "EVALUATION_BATCH", timed)
+        assert scoring_seconds(measurer, space_of(build)) == pytest.approx(0.001 * (statistics + 80))
 
 
-def test_where_the_memory_does_not_last_scoring_says_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["ProfileScorer", "shared_model"])
+def test_where_the_memory_does_not_last_scoring_says_nothing(tmp_path, monkeypatch, name):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(time_plan_module, "ProfileScorer", full)
+    monkeypatch.setattr(time_plan_module, name, full)
     assert scoring_seconds(measurer_in(tmp_path), SPACE) == 0
+
+
+def test_proposals_are_halved_and_baselines_are_not(tmp_path):
+    plan, rules = replace(plan_of(trials=16), ahead=2), {}
+    measurer = FakeMeasurer(tmp_path / "x", accuracy, replace(RECIPE, epochs=4, search_epochs=4))
+    measure = measurer.measure
+
+    def seen(candidate, phase, seed, weak=None):
+        rules[candidate.allocation.digest] = weak
+        found = measure(candidate, phase, seed, weak)
+        return replace(found, rungs=f"2:{found.val_accuracy} 3:{found.val_accuracy}")
+
+    measurer.measure = seen
+    search(plan, measurer, Recorder())
+    done = [replace(m, rungs=f"2:{m.val_accuracy} 3:{m.val_accuracy}") for m in measurer.run.measurements]
+    assert {m.kind == "proposed" for m in done} == {True, False}
+    for number, m in enumerate(done):
+        known = done[: max(0, number - 2)]
+        rule = rules[m.digest]
+        assert rule == (halving(known, m.bits_per_weight, 4) if m.kind == "proposed" else None)
+    last = rules[done[-1].digest]
+    assert set(last.rivals) == {2, 3}
+    assert last(2, Score(0.0, 1.0)) == (len(last.rivals[2]) >= 4)
 
 
 def test_what_the_trainings_say_of_each_layer_is_written_down(tmp_path):
