@@ -7,7 +7,20 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-QUESTION = ("--budget", "0.7bpw", "--trials", "6", "--epochs", "4", "--seeds", "2", "--device", "cpu")
+QUESTION = (
+    "--budget",
+    "0.7bpw",
+    "--trials",
+    "6",
+    "--epochs",
+    "4",
+    "--seeds",
+    "2",
+    "--device",
+    "cpu",
+    "--strategy",
+    "supernet",
+)
 """What the real run of these tests asks: a few seconds on the digits."""
 
 RUN = "import runpy; runpy.run_module('flexor_search', run_name='__main__')"

@@ -32,7 +32,9 @@ def threads():
 
 def test_an_observer_hears_the_whole_run_in_order(copied):
     observer = Recorder()
-    run = api.search(Question("0.7bpw", trials=6, epochs=4, seeds=2, device="cpu"), copied, observer)
+    run = api.search(
+        Question("0.7bpw", trials=6, epochs=4, seeds=2, device="cpu", strategy="supernet"), copied, observer
+    )
     kinds = [event[0] for event in observer.events if event[0] != "message"]
     rows = run.measurements
     search, confirmation = 6, len(rows) - 6
