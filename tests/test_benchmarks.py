@@ -3,7 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+from runs.examples import PLAIN
+
+from benchmarks.halving import replay
+from flexor_search.tuning.measurer import rungs_text
 
 ROOT = Path(__file__).parents[1]
 
@@ -114,3 +120,20 @@ def test_the_image_folder_benchmark_prints_the_promised_keys():
     assert (small["images"], large["images"]) == (4, 40)
     for name in ("list_seconds", "images_per_second", "peak_mib", "readers_mib"):
         assert large[name] >= 0
+
+
+def test_halving_is_replayed_as_it_would_have_gone():
+    def trial(number, accuracy, kind="proposed"):
+        rungs = rungs_text({epoch: accuracy - 0.01 * (4 - epoch) for epoch in range(1, 4)})
+        return replace(
+            PLAIN, number=number, kind=kind, epochs=4, bits_per_weight=0.5, val_accuracy=accuracy, rungs=rungs
+        )
+
+    done = [trial(number, 0.8 + 0.01 * number, "uniform") for number in range(4)]
+    done += [trial(4, 0.9), trial(5, 0.7), trial(6, 0.805)]
+    # the last two stop: at half of their epochs, or at three quarters
+    assert replay(done, (0.5,)) == {"epochs": round(1 - 4 / 28, 3), "stopped": 2, "of_the_best": 0}
+    assert replay(done, (0.75,)) == {"epochs": round(1 - 2 / 28, 3), "stopped": 2, "of_the_best": 0}
+    assert replay(done[:5], (0.5,)) == {"epochs": 1.0, "stopped": 0, "of_the_best": 0}
+    late = [*done[:4], replace(trial(4, 0.95), rungs=rungs_text({2: 0.1}))]  # it would have caught up
+    assert replay(late, (0.5,)) == {"epochs": 0.9, "stopped": 1, "of_the_best": 1}
