@@ -254,24 +254,32 @@ def print_table(result: dict) -> None:
 
 
 def write_figure(result: dict, path: Path) -> None:
-    """Gain against training-equivalents."""
+    """Gain against training-equivalents: a colour for each strategy, dotted where its choice is smoothed."""
     import plotly.graph_objects as go
+    from plotly.colors import qualitative
 
-    figure = go.Figure()
+    figure, strategies = go.Figure(), sorted(result["seeds"])
+    counts = sorted({float(at) for by in result["gain_at"].values() for at in by})
     for name, by in sorted(result["gain_at"].items()):
+        strategy, _, is_smoothed = name.partition(",")
         figure.add_scatter(
             x=[float(at) for at in by],
             y=[*by.values()],
             error_y={"type": "data", "array": [result["standard_error"][name][at] for at in by]},
             name=name,
             mode="lines+markers",
-            line={"dash": "dot" if name.endswith("smoothed") else "solid"},
+            line={"color": qualitative.D3[strategies.index(strategy)], "dash": "dot" if is_smoothed else "solid"},
         )
     figure.update_layout(
         template="plotly_white",
-        xaxis_title="training-equivalents",
+        title="What a search finds for how many trainings: LeNet-5, 625 allocations measured",
+        xaxis={
+            "title": "training-equivalents",
+            "type": "log",
+            "tickvals": counts,
+            "ticktext": [f"{n:.3g}" for n in counts],
+        },
         yaxis_title="gain over uniform, points",
-        xaxis_type="log",
     )
     figure.write_html(path, include_plotlyjs=True)
 
