@@ -100,10 +100,11 @@ def model_of_run(space: SearchSpace, run: Run) -> AccuracyModel:
     found = read_sensitivity(run.folder, whole, run.fingerprint)
     scored = observations(whole, found) if found is not None else []
     space = whole if scored else space  # trainings alone keep every tie
-    trained = trainings(space, searched(run.measurements))
+    done = searched(run.measurements)
+    trained = trainings(space, done)
     if not scored and not trained:
         raise RunError(f"{run.folder}: nothing that a model of accuracy is fitted to was measured; resume it first")
-    return fit_accuracy_model(space, [*scored, *trained])
+    return fit_accuracy_model(space, [*scored, *trained, *(left_undone(space, done) if not scored else [])])
 
 
 def keep_model_of_trainings(space: SearchSpace, run: Run) -> None:

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from flexor_search.planning import Budget
-from flexor_search.runs import DONE, FAILED, SEARCH, Run
+from flexor_search.runs import DONE, FAILED, SEARCH, STOPPED, Run
 from flexor_search.runs.sensitivity import FILE, Sensitivity, is_of_network, read_sensitivity
 from flexor_search.training import ProfileScorer, Score
 from flexor_search.tuning import SearchPlan, search, time_plan
+from flexor_search.tuning.accuracy_model import fit_accuracy_model
 from flexor_search.tuning.direct import best_so_far
+from flexor_search.tuning.fitted import model_of_run, trainings
 from flexor_search.tuning.proposals import baselines
 from flexor_search.tuning.rungs import halving
 from flexor_search.tuning.time_plan import scoring_seconds
@@ -253,6 +255,20 @@ def test_what_the_trainings_say_of_each_layer_is_written_down(tmp_path):
     assert is_of_network(measurer.run.folder)
     search(plan, measurer, Recorder())
     assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_what_was_stopped_counts_in_the_table_and_in_predictions(tmp_path):
+    measurer = searched(tmp_path, plan_of(), state=lambda one: STOPPED if int(one.digest[0], 16) < 5 else DONE)
+    run = measurer.run
+    assert {m.state for m in run.measurements} == {DONE, STOPPED}
+    told = read_sensitivity(run.folder, SPACE, run.fingerprint).model
+    assert told["values"] == {"trained": len(run.measurements)}
+    predicting = model_of_run(SPACE, run).to_json()
+    assert [row["loss"] for row in told["sensitivities"]] == pytest.approx(
+        [row["loss"] for row in predicting["sensitivities"]]
+    )
+    finished = fit_accuracy_model(SPACE, trainings(SPACE, run.measurements)).to_json()
+    assert finished["level"] != pytest.approx(predicting["level"], abs=1e-9)
 
 
 def test_a_table_of_another_search_is_left_alone(tmp_path):
