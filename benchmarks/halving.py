@@ -17,7 +17,7 @@ from unittest.mock import patch
 from scipy.stats import spearmanr
 
 import flexor_search as fs
-from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement
+from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement, rungs_text
 from flexor_search.training import Score
 from flexor_search.tuning import rungs
 from flexor_search.tuning.trial import PROPOSED
@@ -50,7 +50,7 @@ def replay(done: list[Measurement], shares: tuple[float, ...]) -> dict[str, floa
             end = next((e for e, a in trial.rung_accuracies.items() if rule(e, Score(a, 0.0))), whole)
         if end < whole:
             stopped.append(trial)
-            kept = " ".join(f"{e}:{a}" for e, a in trial.rung_accuracies.items() if e <= end)
+            kept = rungs_text({e: a for e, a in trial.rung_accuracies.items() if e <= end})
             trial = replace(trial, state=STOPPED, rungs=kept)
         seen.append(trial)
         epochs += end

@@ -9,7 +9,7 @@ from pathlib import Path
 from runs.examples import PLAIN
 
 from benchmarks.halving import replay
-from flexor_search.tuning.measurer import rungs_text
+from flexor_search.runs import rungs_text
 
 ROOT = Path(__file__).parents[1]
 

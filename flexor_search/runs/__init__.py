@@ -9,6 +9,7 @@ from flexor_search.runs.measurement import (
     SEARCH,
     STOPPED,
     Measurement,
+    rungs_text,
 )
 from flexor_search.runs.metric import ACCURACY, MetricWords
 from flexor_search.runs.run import READINGS, Run
@@ -30,4 +31,5 @@ __all__ = [
     "MetricWords",
     "Run",
     "StorageName",
+    "rungs_text",
 ]

@@ -1,5 +1,6 @@
 """One training and what it measured: a line of measurements.csv."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
@@ -99,3 +100,8 @@ class Measurement:
 COLUMNS = tuple(field.name for field in fields(Measurement))
 OPTIONAL = {field.name for field in fields(Measurement) if field.default is not MISSING}
 """Columns that older files do not have."""
+
+
+def rungs_text(rungs: Mapping[int, float]) -> str:
+    """What `Measurement.rung_accuracies` reads, every digit: rungs of trials are compared."""
+    return " ".join(f"{epoch}:{accuracy!r}" for epoch, accuracy in rungs.items())

@@ -14,7 +14,7 @@ from torch import nn
 from flexor_search.errors import FormatError, TrainingError, VerificationError
 from flexor_search.packing import load, unpack_into
 from flexor_search.planning import Allocation, Recipe, file_layout
-from flexor_search.runs import DONE, FAILED, SEARCH, STOPPED, Measurement, Run
+from flexor_search.runs import DONE, FAILED, SEARCH, STOPPED, Measurement, Run, rungs_text
 from flexor_search.training import (
     CHECKPOINT_SECONDS,
     Checkpoint,
@@ -310,8 +310,3 @@ class Measurer:
             train_seconds=0.0,
             reason="",
         )
-
-
-def rungs_text(rungs: dict[int, float]) -> str:
-    """As a measurement holds them, every digit: rungs of trials are compared."""
-    return " ".join(f"{epoch}:{accuracy!r}" for epoch, accuracy in rungs.items())

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs.examples import PLAIN
 
-from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED
+from flexor_search.runs import CONFIRM, DONE, FAILED, SEARCH, STOPPED, rungs_text
 from flexor_search.training import Score
-from flexor_search.tuning.measurer import rungs_text
 from flexor_search.tuning.rungs import RIVALS, halving
 
 EPOCHS, FIRST, SECOND = 9, 5, 7
