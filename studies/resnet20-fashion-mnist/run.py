@@ -296,8 +296,7 @@ def main() -> None:
     if given.long:
         recipe = replace(recipe, epochs=LONG_EPOCHS[size], search_epochs=LONG_EPOCHS[size], augmentation="flip")
     if device_name() == "cuda" or is_late:
-        precision = "float32" if given.long else "bfloat16"  # on any machine, as it may take more than one
-        recipe = replace(recipe, precision=precision, memory_format="channels_last")
+        recipe = replace(recipe, precision="bfloat16", memory_format="channels_last")
     task = replace(task, recipe=recipe)
     space = make_space(describe(task.build()), read_space_file(HERE / "space.toml"), task.name)
     menu = {"keep": ["conv1", "linear"], "default": {"rates": [f"{n_in}/20" for n_in in range(2, 21)]}}
