@@ -11,7 +11,7 @@ sensitivity.json            scores of the shared network, and what each layer is
 study.db                    the same measurements as an Optuna study, for optuna-dashboard
 test_readings.json          what each model whose confirmation was finished has on the test set, read once
 summary.json, front.csv, report.html, model-BUDGET.safetensors, allocation-BUDGET.json
-clock.json                  seconds that the search has taken, over all calls
+clock.json                  seconds that the search has taken for each set of budgets, over all calls
 run.log                     messages with times
 .lock                       held while a process is at work (lock.py); what a killed one leaves is swept (leftovers.py)
 """

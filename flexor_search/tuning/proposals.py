@@ -42,7 +42,7 @@ class SearchPlan:
         budgets: those asked for, all reachable.
         trials: how many trainings, baselines included.
         seed: of proposals and of every search training, the same for all so that they compare.
-        timeout_seconds: no training begins once the search has taken so long, all calls of the run together.
+        timeout_seconds: no training begins once the search has taken so long, all calls with these budgets together.
         ahead: proposals are made while so many earlier trials are on their way, their results unknown. Part of the
             plan and not of what the machine happens to manage, so that the same plan proposes the same everywhere.
     """

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from flexor_search.planning import Recipe, make_space
+from flexor_search.planning import KEPT, LayerSpec, Recipe, SearchSpace, make_space
+from flexor_search.planning.space import Variable
 from flexor_search.planning.space_file import SpaceFile
 from flexor_search.quantization import describe, set_profile
 from flexor_search.training import Score, seeded
@@ -44,9 +45,39 @@ def space_of(model, rates=("5/20", "10/20", "20/20")):
     return make_space(describe(model), SpaceFile.model_validate(file))
 
 
-def shared(data, paths="sandwich", checkpoint=None, recipe=RECIPE):
+class Block(nn.Module):
+    """Two convolutions and what goes round them."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, x):
+        inner = functional.relu(self.norm1(self.conv1(x)))
+        return functional.relu(x + self.norm2(self.conv2(inner)))
+
+
+def residual_net():
+    return nn.Sequential(
+        *(nn.Conv2d(1, 12, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU()),
+        *(Block(12), Block(12), nn.Flatten(), nn.Linear(192, 10)),
+    )
+
+
+def mixed_space(model):
+    """Every layer may have a code of any family, two planes, or its weights as they are."""
+    menu = (
+        *(LayerSpec(n_in=5, n_out=20), LayerSpec("dense", 6, 20), LayerSpec("taps", 8, 10, 3)),
+        *(LayerSpec(n_in=20, n_out=20), LayerSpec(n_in=12, n_out=20, n_planes=2), KEPT),
+    )
+    shapes = describe(model)
+    return SearchSpace(shapes, tuple(Variable((layer.name,), menu) for layer in shapes.layers))
+
+
+def shared(data, paths="sandwich", checkpoint=None, recipe=RECIPE, build=net, space_of=space_of):
     with seeded(0):
-        model = net()
+        model = build()
         space = space_of(model)
         shared_model(model, space, recipe)
     train_shared(model, space, data, recipe, seed=1, paths=paths, checkpoint=checkpoint)
@@ -135,16 +166,41 @@ def test_a_training_of_all_learns_and_more_bits_are_worth_more(trained):
     check_learned(high, digits())
 
 
+def test_residual_networks_of_codes_of_every_family_are_trained_and_judged_alike():
+    data = few_digits(640)
+    recipe = replace(RECIPE, epochs=30)
+    model, _ = shared(data, "random", None, recipe, residual_net, mixed_space)
+    scorer, whole = ProfileScorer(model, data, recipe), ProfileScorer(Wrapped(model), data, recipe)
+    assert len(scorer._parts) == 4
+    profiles = [(i,) * 6 for i in range(6)]
+    profiles += [(0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 5, 4), (0, 1, 2, 4, 5, 3), (5, 4, 3, 2, 1, 0)]
+    scores = {}
+    for profile in profiles:
+        accuracy, loss = plainly_scored(model, data, recipe, profile)
+        scores[profile] = score = scorer(profile)
+        assert (score.accuracy, score.loss) == (pytest.approx(accuracy), pytest.approx(loss, rel=1e-4))
+        assert whole(profile).loss == pytest.approx(loss, rel=1e-4)
+    assert scores[(3,) * 6].accuracy > 0.5
+    assert (
+        min(score.accuracy for score in scores.values()) > 0.2
+    )  # chance is 0.1: each has learned, whatever its family
+
+
 @pytest.mark.parametrize("paths", ["random", "sandwich"])
-def test_killed_in_the_middle_it_comes_to_the_same_bits(tmp_path, paths):
+@pytest.mark.parametrize(("build", "space"), [(net, space_of), (residual_net, mixed_space)])
+def test_killed_in_the_middle_it_comes_to_the_same_bits(tmp_path, paths, build, space):
     path, data = tmp_path / "x.safetensors", few_digits()
-    expected, _ = shared(data, paths)
+
+    def train(checkpoint=None):
+        return shared(data, paths, checkpoint, build=build, space_of=space)
+
+    expected, _ = train()
     for writes in (4, 7):
-        told, done = killed_after(writes, path, lambda checkpoint: shared(data, paths, checkpoint))
+        told, done = killed_after(writes, path, train)
         assert done is None
     assert "goes on from there" in told[0]
     checkpoint = killed_after(99, path, lambda checkpoint: checkpoint)[1]
-    assert_same(values(shared(data, paths, checkpoint)[0]), values(expected))
+    assert_same(values(train(checkpoint)[0]), values(expected))
 
 
 def test_a_network_that_diverges_is_told():

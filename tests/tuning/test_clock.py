@@ -1,10 +1,10 @@
-"""The time of a search adds up over its calls."""
+"""The time of a search adds up over its calls with the same budgets."""
 
 import time
 
 import pytest
 
-from flexor_search.runs import CONFIRM
+from flexor_search.runs import CONFIRM, Run
 from flexor_search.tuning.clock import SearchClock
 
 from .models import measured, new_run, space_of, uniform_at
@@ -41,7 +41,26 @@ def test_time_adds_up_over_calls(tmp_path, at):
     assert SearchClock(run).seconds == 11.5
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", '{"search_seconds": "many"}', '{"search_seconds": null}', "{}"])
+def test_budgets_asked_for_later_have_time_of_their_own(tmp_path, at):
+    first = new_run(tmp_path)
+    first.question["budgets"] = ["0.7bpw"]
+    clock = SearchClock(first)
+    at(10)
+    clock.write()
+    second = Run(first.folder, first.question | {"budgets": ["0.5bpw", "0.3bpw"]}, first.fingerprint)
+    clock = SearchClock(second)
+    assert clock.seconds == 0.0
+    at(14)
+    clock.write()
+    assert SearchClock(first).seconds == 10.0
+    second.question["budgets"].reverse()
+    assert SearchClock(second).seconds == 4.0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "[]", "{}", *(f'{{"search_seconds": {x}}}' for x in ('"many"', "null", "5.0", '{"": null}'))],
+)
 def test_where_the_file_is_lost_the_trainings_times_stand_for_it(tmp_path, at, content):
     run = new_run(tmp_path)
     run.append(measured(uniform_at(SPACE, 14), 0, train_seconds=3.0))
