@@ -12,6 +12,7 @@ from pathlib import Path
 from flexor_search.asking import Question
 from flexor_search.errors import RunError, UsageError, nearest
 from flexor_search.files import write_atomically, write_error
+from flexor_search.fingerprint import refuse_other_code
 from flexor_search.packing import (
     Checks,
     load,
@@ -135,6 +136,7 @@ def _to_onnx(trained: Trained, target: Path) -> None:
     from flexor_search.packing.onnx_verify import prove_onnx
 
     task = plan_of_run(trained.question, trained.given).workload
+    refuse_other_code(trained.run.fingerprint, task.build, trained.run.folder)
     data = task.load(Path(trained.question.data_dir) if trained.question.data_dir else None)
     images, _ = data.validation.batch(slice(0, PROBE_IMAGES))
     packed = load(trained.run.trained_path(trained.measurement.number))

@@ -7,7 +7,6 @@ measurements of two models in one run.
 import ast
 import hashlib
 import json
-import sysconfig
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -18,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from flexor_search.asking import Question
+from flexor_search.errors import RunError
+from flexor_search.model_code import INSTALLED, model_code_digest
 from flexor_search.planning import Recipe
 from flexor_search.planning.file_layout import FORMAT_VERSION
 from flexor_search.training import seeded
@@ -46,6 +47,7 @@ def fingerprint(question: Question, planned: "Plan", recipe: Recipe, data: Data)
     parts = {
         "workload": planned.workload.name or f"{question.model} {question.data}",
         "model": _digest([shapes, planned.space.model.float_elements]),
+        "model code": model_code_digest(planned.workload.build),
         "given values": given_values_digest(planned.workload.build),
         "data": data_digest(data),
         "space": _digest([menus, planned.space.kept_dtype, *planned.space.found_ties]),
@@ -59,6 +61,24 @@ def fingerprint(question: Question, planned: "Plan", recipe: Recipe, data: Data)
     for reference in (question.model, question.data, question.train, question.metric):
         parts |= {f"source of {name}": digest for name, digest in source_digests(reference).items()}
     return parts
+
+
+def refuse_other_code(asked: dict[str, str], build: Callable[[], nn.Module], place: Path) -> None:
+    """Refuse to make a model of today's code for weights that were measured with other code of the same shapes.
+
+    Args:
+        asked: the fingerprint of the run that the weights are of.
+        build: makes models of today's code.
+        place: of the run.
+
+    Raises:
+        RunError: what it computes has changed since.
+    """
+    if asked.get("model code") not in (None, model_code_digest(build)):
+        raise RunError(
+            f"the model's code has changed since {place} was measured, and its weights would be put into another "
+            "network; bring back the code of then, or search anew with another --out"
+        )
 
 
 def study_name(asked: dict[str, str], budgets: Sequence[str]) -> str:
@@ -123,7 +143,7 @@ def source_digests(reference: str) -> dict[str, str]:
     path = Path(file).resolve()
     depth = name.count(".") + (path.name == "__init__.py")
     root = path.parents[depth] if depth < len(path.parents) else path.parent
-    is_installed = root in {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib")}
+    is_installed = root in INSTALLED
     found: dict[str, str] = {}
     waiting = {name: path}
     while waiting:

@@ -11,6 +11,7 @@ from torch import nn
 from flexor_search import exporting
 from flexor_search.asking import Question
 from flexor_search.errors import RunError
+from flexor_search.fingerprint import refuse_other_code
 from flexor_search.packing import load_packed
 from flexor_search.planning import Budget, LayerSpec
 from flexor_search.question import plan_of_run
@@ -49,10 +50,17 @@ class Best:
     run: "Run" = field(repr=False, compare=False)
 
     def load(self, *, keep_packed: bool = False) -> nn.Module:
-        """The model, for evaluation, in float32; `keep_packed` as in `load_packed`."""
-        built_in = self.run.question.get("workload")
-        model = None if built_in else plan_of_run(Question.from_run(self.run.record), self.run.given).workload.build()
-        return load_packed(self.path, model, keep_packed=keep_packed)
+        """The model, for evaluation, in float32; `keep_packed` as in `load_packed`.
+
+        Raises:
+            RunError: the code of one's own model has changed since; `fs.load_packed(best.path, model)` looks at shapes
+                alone.
+        """
+        if self.run.question.get("workload"):
+            return load_packed(self.path, keep_packed=keep_packed)
+        build = plan_of_run(Question.from_run(self.run.record), self.run.given).workload.build
+        refuse_other_code(self.run.record.fingerprint, build, self.run.folder)
+        return load_packed(self.path, build(), keep_packed=keep_packed)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Another question is known by its sources: the user's own, and this package's."""
 
 import importlib
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import torch
 from torch import nn
 
 import flexor_search
-from flexor_search.fingerprint import DECIDING, code_digest, given_values_digest, source_digests
+from flexor_search.errors import RunError
+from flexor_search.fingerprint import DECIDING, code_digest, given_values_digest, refuse_other_code, source_digests
+from flexor_search.model_code import model_code_digest
 from flexor_search.workloads.given import GivenBuild
 
 FILES = {
@@ -136,3 +140,109 @@ def test_a_changed_bit_of_a_pretrained_weight_is_another_question():
     with torch.no_grad():
         model[1].running_var[1] = 1.0078125  # the next bfloat16 after 1
     assert given_values_digest(GivenBuild(model, pretrained=True)) != before
+
+
+NET = """
+import torch
+from torch import nn
+from types import SimpleNamespace
+
+class Scale(nn.Module):
+    by = 2.0  # as it was
+
+    def __init__(self):
+        super().__init__()
+        self.kinds, self.config = {"relu", "gelu", "tanh"}, SimpleNamespace(slope=0.1, sizes=(1, 2))
+        self.function = lambda x: x * 3
+
+    def forward(self, x):
+        return self.function(x) * self.by if "relu" in self.kinds else x
+
+def build():
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), Scale(), nn.Flatten(), nn.Linear(256, 3))
+"""
+
+
+def net_of(source, name):
+    """What a module of this source, which lies nowhere, builds."""
+    module = type(sys)(name)
+    exec(compile(source, "<nowhere>", "exec"), vars(module))
+    return module.build
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+@pytest.mark.parametrize(
+    ("before", "after", "is_other"),
+    [
+        ("nn.ReLU()", "nn.GELU()", True),
+        ("padding=1)", "padding=1, padding_mode='circular')", True),
+        ("by = 2.0", "by = 2.5", True),
+        ("slope=0.1", "slope=0.2", True),
+        ("x * 3", "x * 4", True),
+        ("* self.by", "/ self.by", True),
+        ("  # as it was", "  # told otherwise", False),
+    ],
+)
+def test_what_a_model_computes_is_told_apart_whatever_its_shapes(
+    tmp_path, monkeypatch, in_file, before, after, is_other
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    digests = []
+    for name, source in (("net_before", NET), ("net_after", NET.replace(before, after))):
+        if in_file:
+            (tmp_path / f"{name}.py").write_text(source)
+            importlib.invalidate_caches()
+            sys.modules.pop(name, None)
+            build = importlib.import_module(name).build
+        else:
+            build = net_of(source, name)
+        digests.append(model_code_digest(lambda build=build: _renamed(build())))
+    assert (digests[0] != digests[1]) == is_other
+
+
+def _renamed(model):
+    """Classes of both modules by one name."""
+    for part in model.modules():
+        if type(part).__name__ == "Scale":
+            type(part).__module__ = "net"
+    return model
+
+
+def test_what_a_model_computes_is_known_again_in_another_process(tmp_path):
+    (tmp_path / "mine.py").write_text(NET)
+    work = "from flexor_search.model_code import model_code_digest; import mine; print(model_code_digest(mine.build))"
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", work],
+            cwd=tmp_path,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert found[0] == found[1] != ""
+
+
+class Steep(nn.ReLU):
+    """A part that holds what is told by more than its value."""
+
+    def __init__(self, slope, kept):
+        super().__init__()
+        self.function, self.kept = partial(torch.clamp, min=slope), kept
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def test_settings_of_parts_count():
+    one = model_code_digest(lambda: Steep(0.5, torch.float32))
+    assert model_code_digest(lambda: Steep(0.5, torch.float32)) == one
+    assert model_code_digest(lambda: Steep(0.25, torch.float32)) != one
+    assert model_code_digest(lambda: Steep(0.5, torch.float64)) != one
+    with pytest.raises(RunError, match="code has changed since runs/x was measured"):
+        refuse_other_code({"model code": one}, lambda: Steep(0.25, torch.float32), Path("runs/x"))
+    refuse_other_code({"model code": one}, lambda: Steep(0.5, torch.float32), Path("runs/x"))
+    refuse_other_code({}, lambda: Steep(0.5, torch.float32), Path("runs/x"))

@@ -140,6 +140,13 @@ def test_it_is_gone_on_with_by_the_same_objects_only(run, monkeypatch, capsys):
         fs.resume(run.folder, net(), (DATA[0], DATA[1], pictures(80, 9)), observer=fs.Silent())
     with pytest.raises(fs.RunError, match=r"what differs: .*model \(there"):
         fs.resume(run.folder, torch.nn.Sequential(*net()[:-1], torch.nn.Linear(640, 5)), DATA, observer=fs.Silent())
+    other = torch.nn.Sequential(*[torch.nn.GELU() if isinstance(part, torch.nn.ReLU) else part for part in net()])
+    with pytest.raises(fs.RunError, match=r"what differs: model code \(there"):
+        fs.resume(run.folder, other, DATA, observer=fs.Silent())
+    for use in (lambda run: run.best().load(), lambda run: run.export(to=run.folder / "other.onnx")):
+        with pytest.raises(fs.RunError, match="the model's code has changed"):
+            use(fs.open_run(run.folder, other, DATA))
+    assert not (run.folder / "other.onnx").exists()
     with pytest.raises(fs.UsageError, match="'seed' may not change; did you mean 'seeds'"):
         fs.resume(run.folder, net(), DATA, {"seed": 3})
     monkeypatch.setattr("sys.argv", ["flexor-search", "resume", str(run.folder), "--quiet"])
