@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import queue
+import signal
 import struct
 import sys
 import threading
@@ -45,7 +46,11 @@ class Told:
 
 
 def serve() -> None:
-    """In a process: answer until stdin ends; what is logged there is told."""
+    """In a process: answer until stdin ends; what is logged there is told.
+
+    A SIGTERM that reaches all processes of a job is for the one that asks, which ends in order.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a model prints must not mix with the answers
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()

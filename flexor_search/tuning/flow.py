@@ -73,7 +73,7 @@ class Flow:
 
     def begin(self, trial: Trial) -> None:
         """Set a trial on its way, or look it up."""
-        known = self._measurer.known(trial.candidate, trial.phase, trial.seed)
+        known = self._measurer.known(trial)
         if known is not None or self._team is None:
             self._begun.append(_Begun(trial, known))
             return
@@ -91,7 +91,7 @@ class Flow:
                 self._begun.popleft()
             return found, True
         if found is None:
-            found = self._measurer.measure(trial.candidate, trial.phase, trial.seed, trial.weak)
+            found = self._measurer.made(trial)
         self._begun.popleft()
         return found, begun.known is None
 

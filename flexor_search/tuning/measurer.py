@@ -83,13 +83,17 @@ class Measurer:
         """What is trained by what, and where: build, data, recipe, device."""
         return self.build, self.data, self.recipe, self.device
 
-    def known(self, candidate: Candidate, phase: str, seed: int) -> Measurement | None:
-        """The measurement, if it was made before; one whose packed file was lost or damaged is made again."""
-        found = self.run.find((candidate.allocation.digest, phase, seed))
+    def known(self, trial: Trial) -> Measurement | None:
+        """The measurement, if it was made before.
+
+        One whose packed file was lost or damaged is made again, and so is one that was stopped early where the trial
+        is to train to its end.
+        """
+        found = self.run.find(trial.key)
         if found is not None and (damage := self.damage(found)):
             self.tell(f"trial {found.number} is trained again: {damage}")
             return None
-        return found
+        return None if found is not None and found.state == STOPPED and trial.weak is None else found
 
     def damage(self, found: Measurement) -> str:
         """What is wrong with the packed file of a finished training, "" if nothing is."""
@@ -115,10 +119,12 @@ class Measurer:
             The measurement, on disk; `state` tells whether it finished. A loss that is not a number, a lack of memory
             or a packed file that cannot be proven fails this one, with the reason, and nothing else.
         """
-        found = self.known(candidate, phase, seed)
-        if found is not None:
-            return found
-        measurement = self.attempt(Trial(candidate, phase, seed, weak), self.free_numbers(1)[0])
+        trial = Trial(candidate, phase, seed, weak)
+        return self.known(trial) or self.made(trial)
+
+    def made(self, trial: Trial) -> Measurement:
+        """The measurement of a trial that is not known: train, pack and write it down."""
+        measurement = self.attempt(trial, self.free_numbers(1)[0])
         self.run.append(measurement)
         return measurement
 

@@ -11,6 +11,7 @@ from flexor_search.planning.space_file import SpaceFile
 from flexor_search.quantization import describe
 from flexor_search.runs import DONE, FAILED, SEARCH, Measurement, Run
 from flexor_search.tuning import Candidate, Measurer
+from flexor_search.tuning.trial import Trial
 from flexor_search.workloads import Data, Split, workload
 
 RECIPE = Recipe(epochs=2, search_epochs=1, batch_size=32, learning_rate=1e-2)
@@ -99,30 +100,32 @@ class FakeMeasurer:
     def agree(self, name, offer, binds):
         return offer()
 
-    def known(self, candidate, phase, seed):
-        found = self.run.find((candidate.allocation.digest, phase, seed))
+    def known(self, trial):
+        found = self.run.find(trial.key)
         return None if found is not None and self.damage(found) else found
 
     def damage(self, found):
         return "lost" if found.key in self.lost else ""
 
-    def measure(self, candidate: Candidate, phase, seed, weak=None):
-        found = self.known(candidate, phase, seed)
-        if found is None:
-            allocation, number = candidate.allocation, len(self.run.measurements)
-            found = measured(
-                allocation,
-                number,
-                self._accuracy(allocation),
-                phase=phase,
-                kind=candidate.kind,
-                state=self._state(allocation),
-                budget=candidate.budget,
-                seed=seed,
-            )
-            self.trained.append(candidate)
-            self.lost.discard(found.key)
-            self.run.append(found)
+    def measure(self, candidate: Candidate, phase, seed):
+        trial = Trial(candidate, phase, seed)
+        return self.known(trial) or self.made(trial)
+
+    def made(self, trial):
+        candidate, allocation = trial.candidate, trial.candidate.allocation
+        found = measured(
+            allocation,
+            len(self.run.measurements),
+            self._accuracy(allocation),
+            phase=trial.phase,
+            kind=candidate.kind,
+            state=self._state(allocation),
+            budget=candidate.budget,
+            seed=trial.seed,
+        )
+        self.trained.append(candidate)
+        self.lost.discard(found.key)
+        self.run.append(found)
         return found
 
 

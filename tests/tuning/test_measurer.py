@@ -246,7 +246,10 @@ def test_a_weak_trial_is_stopped_and_leaves_no_file(tmp_path):
     assert list(found.rung_accuracies) == [1, 2, 3]
     assert found.val_accuracy == asked[-1][1]
     assert files_in(measured_by.run) == []
-    assert measured_by.measure(UNIFORM, SEARCH, 0) == found
+    assert measured_by.measure(UNIFORM, SEARCH, 0, weak) == found
+    whole = measured_by.measure(UNIFORM, SEARCH, 0)  # a rule of thumb that was a proposal before
+    assert (whole.state, whole.epochs, whole.number) == (DONE, 5, 1)
+    assert measured_by.measure(UNIFORM, SEARCH, 0, weak) == whole
 
 
 def test_confirmations_are_never_stopped(tmp_path):

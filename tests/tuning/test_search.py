@@ -65,10 +65,10 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(tmp_path, afte
     whole = searched(tmp_path / "whole", plan).run.measurements
 
     class Interrupted(FakeMeasurer):
-        def measure(self, *args):
+        def made(self, trial):
             if len(self.trained) == after:
                 raise KeyboardInterrupt
-            return super().measure(*args)
+            return super().made(trial)
 
     with pytest.raises(KeyboardInterrupt):
         search(plan, Interrupted(tmp_path / "run", accuracy), Recorder())
@@ -221,14 +221,14 @@ def test_where_the_memory_does_not_last_scoring_says_nothing(tmp_path, monkeypat
 def test_proposals_are_halved_and_baselines_are_not(tmp_path):
     plan, rules = replace(plan_of(trials=16), ahead=2), {}
     measurer = FakeMeasurer(tmp_path / "x", accuracy, replace(RECIPE, epochs=4, search_epochs=4))
-    measure = measurer.measure
+    made = measurer.made
 
-    def seen(candidate, phase, seed, weak=None):
-        rules[candidate.allocation.digest] = weak
-        found = measure(candidate, phase, seed, weak)
+    def seen(trial):
+        rules[trial.candidate.allocation.digest] = trial.weak
+        found = made(trial)
         return replace(found, rungs=f"2:{found.val_accuracy} 3:{found.val_accuracy}")
 
-    measurer.measure = seen
+    measurer.made = seen
     search(plan, measurer, Recorder())
     done = [replace(m, rungs=f"2:{m.val_accuracy} 3:{m.val_accuracy}") for m in measurer.run.measurements]
     assert {m.kind == "proposed" for m in done} == {True, False}
