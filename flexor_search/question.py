@@ -13,6 +13,7 @@ import torch
 from flexor_search import __version__
 from flexor_search.asking import GIVEN, Question
 from flexor_search.errors import RunError, UsageError
+from flexor_search.packing import check_storable
 from flexor_search.planning import (
     KEPT,
     Budget,
@@ -84,8 +85,9 @@ def plan(question: Question, given: Given | None = None) -> Plan:
         )
     name = question.space or task.space
     with seeded(question.seed):
-        shapes = describe(task.build())
-    space = make_space(shapes, read_space_file(name) if name else None, task.name)
+        model = task.build()
+    space = make_space(describe(model), read_space_file(name) if name else None, task.name)
+    check_storable(model, space.cheapest)
     budgets = Budget.parse_list(question.budget) if question.budget else ()
     for budget in budgets:
         check_reachable(space, budget)

@@ -2,7 +2,7 @@
 
 from flexor_search.packing.folder import read_config, save_folder, weights_path
 from flexor_search.packing.inspect import FileBytes, LayerBytes, inspect_file
-from flexor_search.packing.pack import pack
+from flexor_search.packing.pack import check_storable, pack
 from flexor_search.packing.packed_model import PackedLayer, PackedModel
 from flexor_search.packing.prove import Proof, Step, prove
 from flexor_search.packing.safetensors_file import from_bytes, load, save, to_bytes
@@ -18,6 +18,7 @@ __all__ = [
     "PackedModel",
     "Proof",
     "Step",
+    "check_storable",
     "from_bytes",
     "inspect_file",
     "load",

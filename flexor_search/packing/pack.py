@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from flexor_search.codes import pack_planes
-from flexor_search.errors import VerificationError
+from flexor_search.errors import ModelError, VerificationError
 from flexor_search.packing.packed_model import PackedLayer, PackedModel, spread_over_layer
 from flexor_search.planning import Allocation, LayerShape
 from flexor_search.planning.file_layout import file_layout, kept_tensors
@@ -64,6 +64,30 @@ def pack(model: nn.Module, allocation: Allocation, model_name: str = "") -> Pack
     exact = {tensor.name: state[tensor.name].numpy() for tensor in layout.exact}
     folded = tuple(layer.folded_norm for layer in allocation.model.layers if layer.folded_norm)
     return PackedModel(tuple(layers), kept, exact, folded, model_name, allocation.kept_dtype)
+
+
+def check_storable(model: nn.Module, allocation: Allocation) -> None:
+    """Refuse a model with constants that no packed file of it can hold, before it is trained.
+
+    Args:
+        model: plain.
+        allocation: for the kept dtype, and what is kept.
+
+    Raises:
+        ModelError: names the tensor.
+    """
+    state = model.state_dict()
+    for tensor in kept_tensors(allocation):
+        values = _state(state, tensor.name)
+        if not np.isfinite(values).all():
+            raise ModelError(
+                f"model: {tensor.name} holds a value that is not finite, which a packed file cannot; register it with "
+                "persistent=False"
+            )
+        try:
+            _round(tensor.name, values, allocation.kept_dtype)
+        except VerificationError as error:
+            raise ModelError(f"model: {error}") from error
 
 
 def _folded(

@@ -16,7 +16,7 @@ from flexor_search.packing.packed_weight import PackedWeight
 from flexor_search.packing.safetensors_file import load
 from flexor_search.planning import LayerShape, ModelShape
 from flexor_search.planning.file_layout import is_float
-from flexor_search.quantization import describe, share_parametrization
+from flexor_search.quantization import check_float32, describe, share_parametrization
 from flexor_search.workloads import WORKLOADS
 
 
@@ -41,8 +41,7 @@ def unpack_into(packed: PackedModel, model: nn.Module, *, keep_packed: bool = Fa
     _check_architecture(packed, shapes, {name: value.shape for name, value in tensors.items()})
     quantized = {layer.name: layer for layer in packed.layers}
     modules = dict(model.named_modules(remove_duplicate=False))
-    for layer in shapes.layers:
-        _check_dtype(modules[layer.name], layer)
+    check_float32(model)
     for layer in shapes.layers:
         _set_bias(modules, layer, tensors)
         if keep_packed and layer.name in quantized:
@@ -128,14 +127,6 @@ def _check_architecture(packed: PackedModel, shapes: ModelShape, given: dict[str
     if expected != found:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise ModelError(f"model: its tensors are not those of the file; what differs: {', '.join(differing[:4])}")
-
-
-def _check_dtype(module: nn.Module, layer: LayerShape) -> None:
-    dtype = module.weight.dtype
-    if dtype != torch.float32:
-        raise ModelError(
-            f"model: layer {layer.name!r} is of {dtype}; give an instance in float32, and convert what is returned"
-        )
 
 
 def _set_bias(modules: dict[str, nn.Module], layer: LayerShape, tensors: dict[str, NDArray]) -> None:

@@ -118,7 +118,7 @@ def make_space(model: ModelShape, space: SpaceFile | None = None, model_name: st
         )
     finds_ties = space.ties == "found" if space is not None else None
     space = space or SpaceFile()
-    reasons = _kept_layers(model, space)
+    reasons = _kept_layers(model, space) | {layer.name: "no weights" for layer in model.layers if not layer.n_weights}
     menus: dict[str, tuple[LayerSpec, ...]] = {}
     for layer in model.layers:
         if layer.name not in reasons:

@@ -7,7 +7,7 @@ from flexor_search.quantization.convert import (
     share_parametrization,
     shared_s_tanh,
 )
-from flexor_search.quantization.describe import QUANTIZABLE, describe
+from flexor_search.quantization.describe import QUANTIZABLE, batch_norm_folds, check_float32, describe
 from flexor_search.quantization.flexor_weight import FlexorWeight, in_weight_order, spread_scale, sum_of_planes
 from flexor_search.quantization.supernet import SharedWeight, set_profile, share_, shared_weights, why_not_shared
 from flexor_search.quantization.surrogate import SURROGATES, decode_signs
@@ -17,6 +17,8 @@ __all__ = [
     "SURROGATES",
     "FlexorWeight",
     "SharedWeight",
+    "batch_norm_folds",
+    "check_float32",
     "decode_signs",
     "describe",
     "flexor_weights",

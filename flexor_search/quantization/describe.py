@@ -103,6 +103,20 @@ def batch_norm_folds(model: nn.Module) -> dict[str, str]:
     return folds
 
 
+def check_float32(model: nn.Module) -> None:
+    """Refuse a model with a layer of another dtype.
+
+    Raises:
+        ModelError: names the layer.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, QUANTIZABLE) and module.weight.dtype != torch.float32:
+            raise ModelError(
+                f"model: layer {name!r} is of {module.weight.dtype}; give an instance in float32, and convert what is "
+                "returned"
+            )
+
+
 def out_channels(layer: nn.Module) -> int:
     """Output channels or features of a quantizable layer."""
     return layer.out_features if isinstance(layer, nn.Linear) else int(layer.out_channels)  # type: ignore[arg-type]
@@ -110,6 +124,8 @@ def out_channels(layer: nn.Module) -> int:
 
 def _check_state(state: dict[str, Tensor]) -> None:
     for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise ModelError(f"model: {name} is state that is no tensor, which a packed file cannot hold; leave it out")
         if is_lazy(tensor):
             raise ModelError(f"model: {name} has no shape yet (lazy module); run one batch through the model first")
         if ".parametrizations." in f".{name}":

@@ -164,7 +164,7 @@ class Trainer:
         """
         self.deadline.check()
         folder, every = self.book.unfinished_path("").parent, self.deadline.checkpoint_seconds
-        teachers = Teachers(self.build, folder, self.about, every, self.deadline.watch, self.tell)
+        teachers = Teachers(self.build, folder, self.about, every, self.deadline.watch, tell=self.tell)
         return teachers.of(self.data, self.recipe, job.seed, self.device)
 
     def failed(self, job: Job, error: TrainingError) -> Line:

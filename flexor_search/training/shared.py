@@ -34,6 +34,8 @@ STATISTICS_BATCHES = 4
 """Batches of training images that batch-norm statistics are estimated on."""
 _CACHE_BYTES = 1 << 30
 """What activations that are kept may take, at most."""
+_PASSING_BYTES = 2 << 30
+"""What all images may take between two parts of a sequence, at most; else they go through the whole batch by batch."""
 
 
 class SharedNetworkError(TrainingError):
@@ -135,8 +137,8 @@ class ProfileScorer:
 
     Args:
         model: the network, left in evaluation mode.
-        data: `validation` is scored, as much of it as a gigabyte holds; a few batches of `train` give batch-norm
-            statistics.
+        data: `validation` is scored, as much of it as a gigabyte holds, at least a batch; a few batches of `train`
+            give batch-norm statistics.
         recipe: its batch size, precision and memory format.
         device: where to compute.
 
@@ -146,7 +148,6 @@ class ProfileScorer:
 
     def __init__(self, model: nn.Module, data: Data, recipe: Recipe, device: str = "cpu") -> None:
         self._model, self._recipe, self._device = model.to(device).eval(), recipe, device
-        self._parts = _parts(model)
         count = STATISTICS_BATCHES * recipe.batch_size
         norms = [module for module in model.modules() if _has_statistics(module)]
         fixed = data.train.take(count) if norms else None
@@ -157,6 +158,9 @@ class ProfileScorer:
         self._images = [b[0].to(device) for b in scored.batches(EVALUATION_BATCH)]
         self.image_counts = sum(map(len, self._statistics)), len(scored)
         self._labels = scored.labels.to(device)
+        self._parts = _parts(model)
+        if len(self._parts) > 1 and self._most_passing() > _PASSING_BYTES:
+            self._parts = [model]
         self._kept: list[tuple[list[Tensor], list[Tensor]] | None] = [None] * len(self._parts)
         self._last: list[tuple[int, ...]] = []
 
@@ -177,6 +181,17 @@ class ProfileScorer:
         logits = torch.cat(images).float()
         loss = float(functional.cross_entropy(logits, self._labels))
         return Score(float((logits.argmax(1) == self._labels).float().mean()), loss)
+
+    @torch.no_grad()
+    def _most_passing(self) -> float:
+        """Bytes of what all images together are after the part where they are most, told from a few of them."""
+        few, most = self._images[0][:2], 0
+        for part in self._parts:
+            few = self._of(part, few)
+            if not isinstance(few, Tensor):  # a part that takes it apart comes next
+                return math.inf
+            most = max(most, few.nbytes // len(few))
+        return most * sum(self.image_counts)
 
     def _through(
         self, part: nn.Module, statistics: list[Tensor], images: list[Tensor]

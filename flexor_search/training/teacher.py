@@ -5,7 +5,6 @@ network with plain weights, trained by the same recipe on the same images with t
 is not there anyway. Its weights can also be what a training starts from.
 """
 
-import copy
 import fcntl
 import hashlib
 import json
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from flexor_search.planning import Allocation, Recipe
 from flexor_search.quantization import quantize_
@@ -27,7 +26,7 @@ from flexor_search.training.checkpoint import (
 )
 from flexor_search.training.score import Watch, seeded
 from flexor_search.training.trainer import placed, train
-from flexor_search.workloads import Data
+from flexor_search.workloads import Data, Own
 from flexor_search.workloads.own import first_line
 
 
@@ -38,7 +37,8 @@ def fresh_model(
     with seeded(seed):
         if teacher is None or not recipe.from_teacher:
             return quantize_(build(), allocation, pretrained=recipe.pretrained, surrogate=recipe.surrogate)
-        plain = copy.deepcopy(teacher).cpu().train().requires_grad_(True)
+        plain = build()  # which of its parameters are frozen, no teacher knows
+        plain.load_state_dict(teacher.state_dict())
         return quantize_(plain, allocation, pretrained=True, surrogate=recipe.surrogate)
 
 
@@ -52,6 +52,7 @@ class Teachers:
         about: what else tells them from those of other models and data in that folder, as JSON.
         every_seconds: between two checkpoints of a teacher.
         on_epoch: called after each epoch of a teacher; it may raise, and returns False.
+        metric: of the user's own, for what is no classification.
         tell: is told that one is trained, and what could not be used.
     """
 
@@ -60,6 +61,7 @@ class Teachers:
     about: Any = None
     every_seconds: float = CHECKPOINT_SECONDS
     on_epoch: Watch | None = None
+    metric: Callable[[Tensor, Tensor], float] | None = None
     tell: Callable[[str], None] = say_nothing
 
     def of(self, data: Data, recipe: Recipe, seed: int, device: str) -> nn.Module | None:
@@ -113,7 +115,8 @@ class Teachers:
         unfinished = path.with_name(f"unfinished-{path.name}")
         checkpoint = Checkpoint(unfinished, self.every_seconds, path.name, self.tell)
         model = self._fresh(seed)
-        train(model, data, recipe, seed=seed, device=device, on_epoch=self.on_epoch, checkpoint=checkpoint)
+        own = Own(metric=self.metric)
+        train(model, data, recipe, seed=seed, device=device, on_epoch=self.on_epoch, checkpoint=checkpoint, own=own)
         write_checkpoint(path, model.state_dict(), {})
         unfinished.unlink(missing_ok=True)
         return model

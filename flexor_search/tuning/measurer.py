@@ -276,7 +276,8 @@ class Measurer:
     @property
     def _teachers(self) -> Teachers:
         folder = self.teachers or self.run.folder / "trained"
-        return Teachers(self.build, folder, every_seconds=self.checkpoint_seconds, tell=self.tell)
+        every, metric = self.checkpoint_seconds, self.own.metric
+        return Teachers(self.build, folder, every_seconds=every, metric=metric, tell=self.tell)
 
     def _write_proven(self, model: nn.Module, allocation: Allocation, number: int, score: Score) -> None:
         validation = self.data.validation

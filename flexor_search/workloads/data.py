@@ -59,7 +59,8 @@ class Split:
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.name} has {len(self)} images, not {index}")  # ends a loop over the split
-        return self.normalized(self.images[index]), self.labels[index]
+        image, label = self.batch(slice(index, index + 1 or None))
+        return image[0], label[0].clone()
 
     @property
     def is_regression(self) -> bool:
@@ -173,8 +174,8 @@ def _read(name: str, part: Any, float_targets: bool) -> Split:
         for batch in _batches(part):
             if not isinstance(batch, tuple | list) or len(batch) != 2:
                 raise DataError(f"data: {name} must give pairs (input, label), got {type(batch).__name__}")
-            images.append(torch.as_tensor(batch[0]))
-            labels.append(torch.as_tensor(batch[1]))
+            for kept, given in zip((images, labels), batch, strict=True):
+                kept.append(torch.as_tensor(given).detach().cpu())
         if not images:
             raise DataError(f"data: the {name} split is empty; give it at least one image")
         every = torch.cat(labels)

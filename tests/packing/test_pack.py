@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from flexor_search.errors import VerificationError
-from flexor_search.packing import from_bytes, pack, to_bytes
+from flexor_search.errors import ModelError, VerificationError
+from flexor_search.packing import check_storable, from_bytes, pack, to_bytes
 from flexor_search.planning import KEPT, Allocation, LayerSpec, file_layout
 from flexor_search.quantization import describe, flexor_weights, quantize_
 
@@ -105,3 +105,28 @@ def test_slices_of_consecutive_weights_are_refused():
         weight.slice_order = "consecutive"
     with pytest.raises(VerificationError, match="has slice_order 'consecutive'; the format has \"planes\""):
         pack(layer, allocation)
+
+
+class Masked(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 3))
+        self.register_buffer("mask", torch.tensor([0.0, value]))
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (-1e9, "float16", "mask holds a value that float16 cannot; set kept_dtype to float32 in the space"),
+        (-1e9, "float32", None),
+        (float("-inf"), "float32", "mask holds a value that is not finite.* persistent=False"),
+    ],
+)
+def test_a_constant_that_no_file_can_hold_is_refused_before_any_training(value, dtype, message):
+    model = Masked(value)
+    allocation = Allocation.of(describe(model), {}, default=LayerSpec(), kept_dtype=dtype)
+    if message is None:
+        check_storable(model, allocation)
+    else:
+        with pytest.raises(ModelError, match=f"model: .*{message}"):
+            check_storable(model, allocation)

@@ -206,3 +206,11 @@ def test_the_space_of_lenet5_keeps_nothing():
     assert space.kept_reasons == ()
     assert all(space.searched)
     assert (space.cheapest.bits_per_weight, space.dearest.bits_per_weight) == (0.05, 1.0)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (64, 0)])
+def test_a_layer_without_weights_is_kept(shape):
+    net = model_of(layer("a", 8, 8), layer("b", *shape), layer("c", 40, 8), layer("d", 4, 40))
+    space = make_space(net, SpaceFile(keep=[]))
+    assert [variable.name for variable in space.variables] == ["a", "c", "d"]
+    assert dict(space.kept_reasons) == {"b": "no weights"}

@@ -103,3 +103,17 @@ def test_a_weight_parametrized_by_others_is_refused():
 def test_a_dtype_that_no_file_stores_is_refused():
     with pytest.raises(ModelError, match="complex64"):
         describe(nn.Linear(2, 2, dtype=torch.complex64))
+
+
+def test_state_that_is_no_tensor_is_refused():
+    class Counting(nn.Linear):
+        def get_extra_state(self):
+            return {"calls": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    with pytest.raises(
+        ModelError, match=r"0\._extra_state is state that is no tensor, which a packed file cannot hold"
+    ):
+        describe(nn.Sequential(Counting(4, 4), nn.Linear(4, 2)))

@@ -139,3 +139,50 @@ def test_an_error_without_words_is_named_by_its_kind():
 def test_an_output_that_is_not_logits(output, got):
     with pytest.raises(ModelError, match=f"logits of shape .*got {got} for 2 images"):
         check_fits(Gives(output), FITTING)
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_images_of_every_split_go_through_the_model(name):
+    splits = {
+        one: Split(one, torch.zeros(3, 1, 8, 8), torch.tensor([0, 9, 1])) for one in ("train", "validation", "test")
+    }
+    splits[name] = Split(name, torch.zeros(3, 1, 12, 12), torch.tensor([0, 9, 1]))
+    with pytest.raises(DataError, match=rf"data: {name} images of shape \(1, 12, 12\) do not go through the model"):
+        check_fits(small_net(), Data(**splits))
+
+
+class Tokens(nn.Module):
+    """Six tokens of six numbers, normalized by their places."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.linear, self.between, self.norm, self.head = nn.Linear(6, 6), between, nn.BatchNorm1d(6), nn.Linear(36, 3)
+
+    def forward(self, x):
+        x = self.linear(x)
+        return self.head(self.norm(x if self.between is None else self.between(x)).flatten(1))
+
+
+def test_a_batch_norm_that_normalizes_other_axes_than_it_would_be_folded_into_is_refused():
+    data = data_of(torch.randn(9, 6, 6), [0, 1, 2] * 3)
+    with pytest.raises(ModelError, match=r"norm normalizes axis 1 of what linear gives, of shape \(2, 6, 6\)"):
+        check_fits(Tokens(None), data)
+    check_fits(Tokens(nn.Identity()), data)
+    check_fits(nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)), data)
+
+
+def test_a_layer_of_another_dtype_is_refused():
+    class Head(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.double())
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), Head(8, 10, dtype=torch.float64))
+    with pytest.raises(ModelError, match=r"layer '2' is of torch.float64; give an instance in float32"):
+        check_fits(model, FITTING)
+
+
+def test_a_step_of_the_recipes_size_is_tried():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    check_fits(model, FITTING, Recipe(batch_size=2))
+    with pytest.raises(ModelError, match="one training step on 1 images failed: Expected more than 1 value"):
+        check_fits(model, FITTING, Recipe(batch_size=1))

@@ -1,6 +1,7 @@
 """One training for every allocation, and the scores it gives: the same by any route, and after any interruption."""
 
 import copy
+import importlib
 import random
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ from flexor_search.workloads import Data, Split
 from .models import digits, few_digits
 from .test_checkpoint import assert_same, killed_after, values
 
+shared_module = importlib.import_module("flexor_search.training.shared")
 RECIPE = Recipe(epochs=3, batch_size=32, learning_rate=1e-2)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -144,12 +146,12 @@ class Wrapped(nn.Module):
 
 def test_neighbours_that_begin_alike_use_what_is_known(trained):
     model, _ = trained
-    calls = []
+    data, calls = few_digits(640), []
+    scorer = ProfileScorer(model, data, RECIPE)
     hooks = [model[i].register_forward_hook(lambda *_, i=i: calls.append(i)) for i in (0, 4)]
     profiles = [(a, b, c, 0) for a in range(3) for b in range(3) for c in range(3)]
     random.Random(1).shuffle(profiles)
-    data = few_digits(640)
-    found = dict(score_profiles(ProfileScorer(model, data, RECIPE), profiles))
+    found = dict(score_profiles(scorer, profiles))
     for hook in hooks:
         hook.remove()
     assert found.keys() == set(profiles)
@@ -244,3 +246,38 @@ def test_parts_that_work_in_place_leave_what_is_kept():
     profiles = [(0, 0, 0, 0), (0, 2, 1, 2), (2, 1, 0, 1)]
     first = [scorer(profile) for profile in profiles]
     assert [scorer(profile) for profile in profiles] == first
+
+
+def test_a_sequence_whose_images_would_not_fit_goes_through_batch_by_batch(trained, monkeypatch):
+    model, _ = trained
+    data = few_digits(640)
+    by_parts = ProfileScorer(model, data, RECIPE)
+    images = sum(by_parts.image_counts)
+    assert by_parts._most_passing() == images * 8 * 8 * 8 // 4 * 4  # after the first convolution's pooling, float32
+    monkeypatch.setattr(shared_module, "_PASSING_BYTES", by_parts._most_passing() - 1)
+    whole = ProfileScorer(model, data, RECIPE)
+    assert (len(by_parts._parts), len(whole._parts)) == (4, 1)
+    for profile in ((0, 1, 2, 0), (2, 2, 2, 2)):
+        assert whole(profile).loss == pytest.approx(by_parts(profile).loss, rel=1e-5)
+
+
+class TwoThings(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class FirstThing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 20)
+
+    def forward(self, both):
+        return self.linear(both[0])
+
+
+def test_a_sequence_that_passes_more_than_a_tensor_goes_through_as_a_whole():
+    with seeded(0):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), TwoThings(), FirstThing(), nn.ReLU(), nn.Linear(20, 10))
+        space = space_of(model)
+        shared_model(model, space, RECIPE)
+    assert 0 <= ProfileScorer(model, few_digits(), RECIPE)((0, 1, 2)).accuracy <= 1

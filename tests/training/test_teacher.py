@@ -11,7 +11,7 @@ from torch import nn
 from flexor_search.errors import DataError, UsageError
 from flexor_search.planning import Allocation, LayerSpec, Recipe
 from flexor_search.quantization import describe
-from flexor_search.training import Checkpoint, Teachers, check_fits, fresh_model, train, train_together
+from flexor_search.training import Checkpoint, Teachers, check_fits, fresh_model, seeded, train, train_together
 from flexor_search.training.score import training_loss
 from flexor_search.workloads import Data, Split
 
@@ -157,3 +157,36 @@ def test_float_targets_have_no_classes_to_distil():
     split = Split("train", torch.rand(8, 6), torch.rand(8, 1))
     with pytest.raises(DataError, match=r"distillation = 0\.25 in the recipe is for classes"):
         check_fits(nn.Linear(6, 1), Data(split, split, split), RECIPE)
+
+
+def test_what_is_frozen_stays_frozen_with_a_teachers_weights(tmp_path):
+    def build():
+        net = conv_net()
+        net[0].requires_grad_(False)
+        return net
+
+    recipe, data = replace(RECIPE, distillation=0.0, from_teacher=True), few_digits()
+    teacher = Teachers(build, tmp_path).of(data, recipe, 0, "cpu")
+    with seeded(0):
+        shapes = describe(build())
+    allocation = Allocation.of(shapes, {}, default=LayerSpec(n_in=20, n_out=20))
+    model = fresh_model(build, allocation, recipe, 0, teacher)
+    assert not any(parameter.requires_grad for parameter in model[0].parameters())
+    assert all(parameter.requires_grad for parameter in model[5].parameters())
+    assert torch.equal(model[5].weight.sign(), teacher[5].weight.sign())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_of_a_regression_one_can_begin_with_a_teachers_weights(tmp_path):
+    def build():
+        return nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 3))
+
+    def score(outputs, targets):
+        return -float((outputs - targets).square().mean())
+
+    inputs = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    split = Split("train", inputs, inputs[:, :3] * 2)
+    recipe = replace(RECIPE, epochs=5, distillation=0.0, from_teacher=True)
+    teacher = Teachers(build, tmp_path, metric=score).of(Data(split, split, split), recipe, 0, "cpu")
+    with torch.no_grad():
+        assert score(teacher(inputs), inputs[:, :3] * 2) > score(build()(inputs), inputs[:, :3] * 2)

@@ -62,3 +62,17 @@ def test_take_is_a_fixed_choice_of_pairs():
 def test_classes_are_counted_over_all_splits():
     few = Split("validation", IMAGES, LABELS)
     assert Data(few, few, Split("test", IMAGES, LABELS + 4)).n_classes == 7
+
+
+def test_what_is_done_in_place_to_an_item_leaves_the_data():
+    images = torch.randn(4, 1, 2, 2)
+    split = Split("train", images.clone(), torch.arange(4))
+    for index in (0, 3, -1, -4):
+        image, label = split[index]
+        assert torch.equal(image, images[index])
+        assert label == split.labels[index]
+        assert label.shape == ()
+        image.add_(1)
+        label.add_(1)
+    assert torch.equal(split.images, images)
+    assert split.labels.tolist() == [0, 1, 2, 3]

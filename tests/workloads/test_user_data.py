@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from flexor_search.errors import DataError
@@ -170,3 +171,10 @@ def test_the_users_exception_is_kept_as_the_cause():
     with pytest.raises(DataError) as caught:
         user_data((Items(mistake), GOOD))
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_inputs_that_carry_a_gradient_are_taken_without_it():
+    features = nn.Linear(3, 4)(torch.randn(6, 3))
+    data = user_data([TensorDataset(features, torch.arange(6))] * 2)
+    assert not data.train.images.requires_grad
+    assert b"".join(data.test.identity())[: 4 * features.numel()] == features.detach().numpy().tobytes()
