@@ -11,6 +11,7 @@ sensitivity.json            scores of the shared network, and what each layer is
 study.db                    the same measurements as an Optuna study, for optuna-dashboard
 test_readings.json          what each model whose confirmation was finished has on the test set, read once
 summary.json, front.csv, report.html, model-BUDGET.safetensors, allocation-BUDGET.json
+strategy.txt                the strategy that the run was begun with, which it stays with
 clock.json                  seconds that the search has taken for each set of budgets, over all calls
 run.log                     messages with times
 .lock                       held while a process is at work (lock.py); what a killed one leaves is swept (leftovers.py)
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 READINGS = "test_readings.json"
+_STRATEGY = "strategy.txt"
 
 
 class Run:
@@ -200,6 +202,27 @@ class Run:
             return json.loads(self.packing_path(number).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+
+    @property
+    def begun_with(self) -> str:
+        """The name of the strategy that the run was begun with; "" before it is chosen, or where that was lost."""
+        try:
+            return (self.folder / _STRATEGY).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return ""
+
+    def begin_with(self, strategy: str) -> None:
+        """Write down the strategy that is followed.
+
+        Raises:
+            RunError: the folder is not writable or the disk is full.
+        """
+        if strategy != self.begun_with:
+            path = self.folder / _STRATEGY
+            try:
+                write_atomically(path, f"{strategy}\n".encode())
+            except OSError as error:
+                raise write_error(path, error) from error
 
     @property
     def was_confirmed(self) -> bool:

@@ -110,7 +110,7 @@ def identity(fingerprint: dict[str, str]) -> dict[str, str]:
 
 
 def is_of_network(folder: Path) -> bool:
-    """Whether a run folder has a file that a shared network began; a damaged one counts, for it may have been.
+    """Whether a run folder has a file that a shared network began, and that can be read.
 
     Args:
         folder: of the run; a search that trains every trial leaves a file with nothing but its model.
@@ -118,10 +118,8 @@ def is_of_network(folder: Path) -> bool:
     try:
         body = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return bool(body["network"] or body["failed"])
-    except FileNotFoundError:
-        return False
     except (OSError, ValueError, KeyError, TypeError):
-        return True
+        return False
 
 
 def own_sensitivity(folder: Path, fingerprint: dict[str, str]) -> dict[str, Any] | None:

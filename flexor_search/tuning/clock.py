@@ -4,7 +4,9 @@ import json
 import time
 from contextlib import suppress
 
+from flexor_search.errors import UsageError
 from flexor_search.files import write_json
+from flexor_search.planning import Budget
 from flexor_search.runs import SEARCH, Run
 
 
@@ -21,7 +23,7 @@ class SearchClock:
 
     def __init__(self, run: Run) -> None:
         self._path = run.folder / "clock.json"
-        self._budgets = ",".join(sorted(map(str, run.question.get("budgets", ()))))
+        self._budgets = ",".join(sorted({_limit(str(text)) for text in run.question.get("budgets", ())}))
         self._started = time.monotonic()
         self._others: dict[str, float] = {}
         self._before = sum(m.train_seconds for m in run.measurements if m.phase == SEARCH)
@@ -43,3 +45,11 @@ class SearchClock:
             RunError: the folder is not writable or the disk is full.
         """
         write_json(self._path, {"search_seconds": self._others | {self._budgets: round(self.seconds, 3)}})
+
+
+def _limit(text: str) -> str:
+    """A budget, the same for all the ways to write it."""
+    with suppress(UsageError):
+        budget = Budget.parse(text)
+        return f"{budget.kind} {budget.value!r}"
+    return text

@@ -135,17 +135,19 @@ def _in_memory(work: Callable[[], T]) -> T:
 
 
 def first_profiles(plan: SharedPlan, count: int = SCORES) -> list[Profile]:
-    """What is scored before any model: all of a small space, else so many, each once."""
+    """What is scored before any model: all of a small space, else so many, each once; single rates throughout first."""
     space, menus = plan.opened, [len(variable.menu) for variable in plan.opened.variables]
-    if space.size <= count:
-        return [tuple(int(i) for i in np.unravel_index(number, menus)) for number in range(space.size)]
     ends = tuple(size - 1 for size in menus)
     levels = max(menus)
     found = [ends] + [tuple(round(level * end / (levels - 1)) for end in ends) for level in range(levels)]
     rules = [space.profile(size_rule(space, budget, gamma)) for budget in plan.budgets for gamma in GAMMAS]
     alone = [(*ends[:v], 0, *ends[v + 1 :]) for v in range(len(ends))]
+    random = np.random.Generator(np.random.PCG64([plan.seed, 7]))
+    if space.size <= count:
+        every = [tuple(int(i) for i in np.unravel_index(number, menus)) for number in random.permutation(space.size)]
+        return list(dict.fromkeys([*found, *alone, *every]))
     found = list(dict.fromkeys([*found, *rules, *alone]))[: count * 2 // 3]
-    random, seen = np.random.Generator(np.random.PCG64([plan.seed, 7])), set(found)
+    seen = set(found)
     for number in range(20 * count):
         if len(found) >= count:
             break
@@ -194,6 +196,8 @@ def _trained(
         except Exception as error:  # there is no end to what a damaged file can raise
             reason = first_line(error)
             observer.message(f"{weights} cannot be used ({reason}); the shared network is trained again")
+    elif known is not None and known.scores:
+        observer.message(f"{weights} is lost; the shared network is trained again, and all is scored anew")
     observer.begin("the shared network")
     result = train_shared(
         *(model, plan.opened, data, recipe),

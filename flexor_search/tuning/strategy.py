@@ -74,6 +74,7 @@ def choose_course(
     search_phase, confirm_phase = phases
     shared_seconds = cache(lambda: _shared_seconds(plan, search_phase, confirm_phase, measurer))
     name, why = _choice(asked, plan, search_phase, shared_seconds, measurer)
+    measurer.run.begin_with(name)
     direct = Course(DIRECT, why, plan, tuple(phases))
     if name == DIRECT:
         return direct
@@ -98,7 +99,6 @@ def follow(course: Course, measurer: Measurer, observer: Observer) -> tuple[Cour
         return course, None
     plan, clock = course.plan, SearchClock(measurer.run)
     is_new = SHARED_PHASE in [phase.name for phase in course.phases]
-    has_begun = is_new or unfinished_files(measurer.run)[1].exists()  # a network that is trained is being scored
     if is_new:
         observer.phase(SHARED_PHASE, 1)
     deadline = monotonic() + plan.timeout_seconds - clock.seconds
@@ -110,8 +110,7 @@ def follow(course: Course, measurer: Measurer, observer: Observer) -> tuple[Cour
         observer.message(f"{error}; going on with the direct strategy")
         return replace(course.instead, why=str(error)), None
     finally:
-        if has_begun:
-            clock.write()
+        clock.write()
     return course, found
 
 
@@ -140,17 +139,15 @@ def _shared_seconds(plan: SearchPlan, search_phase: Phase, confirm_phase: Phase,
 def _choice(
     asked: str, plan: SearchPlan, search_phase: Phase, shared_seconds: Callable[[], float], measurer: Measurer
 ) -> tuple[str, str]:
-    space, run = plan.space, measurer.run
+    space = plan.space
     if asked == DIRECT:
         return DIRECT, "as asked"
     if reason := why_not_shared(space) or _not_ours(measurer):
         return DIRECT, reason
     if asked == SUPERNET:
         return SUPERNET, "as asked"
-    if is_of_network(run.folder) or unfinished_files(run)[0].exists():
-        return SUPERNET, "as this run was begun"
-    if any(m.phase == SEARCH for m in run.measurements):
-        return DIRECT, "as this run was begun"
+    if begun := _begun_with(measurer):
+        return begun, "as this run was begun"
     if len(space.variables) == 1:
         return DIRECT, "there is a single choice, whose rates are trained one by one"
     if space.size <= plan.trials:
@@ -166,6 +163,16 @@ def _choice(
         f"one shared training of about {cost:.0f} s, the cost of {cost / search_phase.seconds_each:.1f} of "
         f"{search_phase.trainings} trials, tells of all {scored.size:,} allocations of {len(scored.variables)} choices"
     )
+
+
+def _begun_with(measurer: Measurer) -> str:
+    """The strategy that a run was begun with, "" for a new one; where that was lost, what its folder tells."""
+    run = measurer.run
+    if run.begun_with in (SUPERNET, DIRECT):
+        return run.begun_with
+    if is_of_network(run.folder) or unfinished_files(run)[0].exists():
+        return SUPERNET
+    return DIRECT if any(m.phase == SEARCH for m in run.measurements) else ""
 
 
 def _confirmations(plan: SearchPlan, direct: Phase) -> int:

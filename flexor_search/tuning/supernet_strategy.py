@@ -82,6 +82,8 @@ def supernet_search(
         observer.message(told(own, ties))
         plan = replace(plan, space=refined(plan.space, own))
         model = model.choosing_from(plan.space)
+    if "values" not in found.model:  # for the report of a search that goes on or is interrupted
+        keep_model(measurer.run, found, model)
     observer.phase(SEARCH, plan.trials)
     record, clock = StudyRecord(measurer.run, plan.space), SearchClock(measurer.run)
     done: list[Measurement] = []
@@ -169,7 +171,13 @@ def finalists(
     elif tried is None:
         others = [[best] for best, _ in pairs]
     else:
-        values = [[tried.values.get(one.allocation.digest, math.nan) for one in pair] for pair in pairs]
+        values = [
+            [
+                tried.values.get(one.allocation.digest, math.nan) if best.allocation != rule.allocation else math.nan
+                for one in (best, rule)
+            ]
+            for best, rule in pairs
+        ]
         leads = leads_of_rules(values, tried.images)
         others = [[rule if lead > 0 else best] for (best, rule), lead in zip(pairs, leads, strict=True)]
     return {
@@ -195,7 +203,7 @@ def leads_of_rules(values: Sequence[Sequence[float]], images: int) -> list[float
     Returns:
         One number a pair. Where one was not trained the mean of the others, where one failed an infinity.
     """
-    apart = np.array([second - first for first, second in values if first != second])
+    apart = np.array([second - first for first, second in values])
     apart = apart[np.isfinite(apart)]
     mean, kept = float(apart.mean()) if len(apart) else 0.0, 1.0
     if len(apart) > 1:

@@ -66,6 +66,7 @@ def test_the_folder_holds_what_was_promised_and_nothing_else(real_run):
             "allocation-0.7bpw.json",
             "test_readings.json",
             "clock.json",
+            "strategy.txt",
             "trained",
             ".lock",
         ),

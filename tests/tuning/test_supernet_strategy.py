@@ -19,7 +19,7 @@ from flexor_search.tuning.accuracy_model import fit_accuracy_model
 from flexor_search.tuning.clock import SearchClock
 from flexor_search.tuning.fitted import model_of_run, observations
 from flexor_search.tuning.observer import Phase
-from flexor_search.tuning.proposals import ladder
+from flexor_search.tuning.proposals import ladder, rule_candidate
 from flexor_search.tuning.shared_scores import SharedPlan, first_profiles
 from flexor_search.tuning.strategy import choose_course, follow, search_by
 from flexor_search.tuning.supernet_strategy import (
@@ -333,6 +333,23 @@ def test_more_trials_go_on_where_fewer_ended(tmp_path):
     assert len({m.digest for m in at_once.run.measurements}) == 24
 
 
+@pytest.mark.parametrize("content", [None, "{", "{}"])
+@pytest.mark.parametrize("name", ["supernet", "direct"])
+def test_a_run_stays_with_its_strategy_whatever_becomes_of_the_scores(tmp_path, monkeypatch, name, content):
+    seconds = {"supernet": 0.0, "direct": 1e9}[name]
+    monkeypatch.setattr(strategy, "scoring_seconds", lambda *_: seconds)
+    measurer = measurer_in(tmp_path / "x", recipe=LEARNS)
+    assert course_for(measurer, "auto").name == name
+    measurer.measure(rule_candidate(SPACE, BUDGET[0], 0.5), SEARCH, 0)
+    monkeypatch.setattr(strategy, "scoring_seconds", lambda *_: 1e9 - seconds)
+    path = measurer.run.folder / FILE
+    if content is not None:
+        path.write_text(content)
+    course = course_for(measurer, "auto")
+    assert (course.name, "as this run was begun" in course.why) == (name, True)
+    assert ("shared network" in [phase.name for phase in course.phases]) == (name == "supernet")
+
+
 def test_what_is_scored_first_is_a_small_space_whole_or_all_sizes_of_a_large_one():
     assert len(first_profiles(SharedPlan(SPACE, BUDGET, 0, 1.0))) == 25
     space = space_of(many_layers)
@@ -397,6 +414,7 @@ NAN, INF = math.nan, math.inf
         ([NAN, NAN, 0.002, NAN, NAN], 5_000, [True] * 5),
         ([NAN] * 5, 5_000, [False] * 5),
         ([0.0] * 5, 5_000, [False] * 5),
+        ([0.003, 0.0, 0.0, 0.0, 0.0], 350, [True] * 5),  # level pairs of different allocations say something, too
     ],
 )
 def test_pairs_of_all_budgets_say_together_whether_the_rules_are_better(leads, images, rules):
@@ -445,6 +463,7 @@ def test_where_the_time_is_up_at_once_the_single_rates_are_scored_all_the_same(t
     course = course_for(measurer, plan=replace(plan_for(), timeout_seconds=1e-9))
     course, found = follow(course, measurer, observer)
     assert len(found.scores) == 6
+    assert {(i, i) for i in range(5)} < {score.profile for score in found.scores}
     assert any("the time for scoring is up after 6 of 25" in text for (text,) in observer.of("message"))
     named = search_by(course, found, measurer, observer)
     assert all(BUDGET[0].fits(candidate.allocation) for candidate in named[BUDGET[0].text])
