@@ -154,7 +154,7 @@ def report(
 def export(
     run: RunArgument,
     budget: Annotated[str, typer.Option(help="The best that was trained and fits; default the run's budget.")] = "",
-    trial: Annotated[int, typer.Option(help="Or the training of this number.")] = -1,
+    trial: Annotated[int | None, typer.Option(help="Or the training of this number.", min=0)] = None,
     to: Annotated[
         str, typer.Option(help="Path ending in .safetensors, .onnx or .v, or a folder; default in the run folder.")
     ] = "",
@@ -166,7 +166,7 @@ def export(
     with watching(quiet) as observer:
         from flexor_search import api
 
-        path = api.export(run, budget, trial if trial >= 0 else None, to or None, observer)
+        path = api.export(run, budget, trial, to or None, observer)
     print(path)
 
 
@@ -223,7 +223,8 @@ def study(
     )
     with nullcontext() if quiet else logs_told():
         run_study(asked, tell)
-    print((asked.results / "table.md").read_text(encoding="utf-8"), end="")
+    if (table := asked.results / "table.md").exists():  # a call that ends within a search has none yet
+        print(table.read_text(encoding="utf-8"), end="")
 
 
 def main() -> None:

@@ -183,7 +183,7 @@ class Run:
 
     def report(self) -> Path:
         """Write report.html and front.csv, and return the report's path."""
-        return write_report(self.record)
+        return write_report(Folder.open(self.folder))  # another process may have gone on with it
 
     def _repr_html_(self) -> str:
         return inline_html(self.record)

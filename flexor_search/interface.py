@@ -228,7 +228,7 @@ def report(*runs: str | Path | Run) -> Path:
         ('report.html', ['front.csv'])
         >>> folder.cleanup()
     """
-    records = [run.record if isinstance(run, Run) else Folder.open(run) for run in runs]
+    records = [Folder.open(run.folder if isinstance(run, Run) else run) for run in runs]
     if not records:
         raise UsageError("report: name at least one run or its folder")
     return write_report(records[0]) if len(records) == 1 else write_comparison(records)

@@ -91,7 +91,11 @@ def plan(question: Question, given: Given | None = None) -> Plan:
     budgets = Budget.parse_list(question.budget) if question.budget else ()
     for budget in budgets:
         check_reachable(space, budget)
-    return Plan(task, space, budgets, device_of(question.device))
+    if question.backend == "ray":  # what is measured here before the search is of the trials' kind
+        device = "cuda" if question.gpus_per_trial and torch.cuda.is_available() else "cpu"
+    else:
+        device = device_of(question.device)
+    return Plan(task, space, budgets, device)
 
 
 def plan_tables(question: Question, given: Given | None = None) -> dict[str, Any]:

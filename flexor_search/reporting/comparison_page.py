@@ -35,12 +35,14 @@ def write_comparison(runs: list[Run], path: Path | None = None) -> Path:
         path: of the page; default comparison.html in the first run's folder.
 
     Raises:
-        UsageError: fewer than two runs.
+        UsageError: fewer than two runs, or the path is a folder.
         RunError: it cannot be written, or a summary.json is damaged.
     """
     if len(runs) < 2:
         raise UsageError(f"comparison: needs two runs or more, got {len(runs)}; name several run folders")
     path = path or runs[0].folder / "comparison.html"
+    if path.is_dir():
+        raise UsageError(f"out: {path} is a folder; name the file of the page in it, such as comparison.html")
     write_atomically(path, render(runs).encode())
     return path
 

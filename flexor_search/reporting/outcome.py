@@ -131,9 +131,11 @@ def _state(run: Run, summary: dict[str, Any] | None) -> str:
                 f"{row['bits_per_weight']:g} bits per weight, {row['kind']}, in one shorter training."
             )
     elif summary["state"] != "complete":
+        read = [entry["budget"] for entry in summary["budgets"] if entry["test_accuracy"]]
+        unread = [str(budget) for budget in run.question.get("budgets") or [] if budget not in read]
         text = (
             "Interrupted before its end: what was found is shown and shipped, but not all of it was confirmed, and the "
-            "test set was not read."
+            f"test set was not read{f' for {listed(unread)}' if read and unread else ''}."
         )
     else:
         return ""

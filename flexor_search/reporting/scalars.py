@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flexor_search.errors import RunError
 from flexor_search.files import write_error
 from flexor_search.runs import DONE, FULL_PRECISION, SEARCH, Measurement, Run
 
@@ -79,7 +80,16 @@ class ScalarWriter:
 
 
 def write_scalars(run: Run) -> Path:
-    """Write the scalars of all that a run has measured, and return their folder."""
+    """Write the scalars of all that a run has measured, and return their folder.
+
+    Where a search is going on that writes them itself, they are left to it.
+    """
+    if (run.folder / FOLDER / _WHOLE).exists():
+        try:
+            run.lock()
+        except RunError:
+            return run.folder / FOLDER
+        run.unlock()
     with ScalarWriter(run) as writer:
         return writer.folder
 

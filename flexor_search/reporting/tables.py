@@ -136,7 +136,8 @@ def progress(run: Run) -> pd.DataFrame:
 def _asked(run: Run, frame: pd.DataFrame) -> pd.Series:
     """Whether each training is of the first budget: by its text, or the one that the summary compares with there."""
     first = [str(one) for one in (run.question.get("budgets") or [])[:1]]
-    chosen = ((run.summary() or {}).get("budgets") or [{}])[0].get("uniform") or {}
+    entries = [entry for entry in (run.summary() or {}).get("budgets", []) if entry["budget"] in first]
+    chosen = (entries[0] if entries else {}).get("uniform") or {}
     alike = [bool(chosen) and json.loads(text) == chosen["allocation"] for text in frame["allocation"]]
     return frame["budget"].isin(first) | pd.Series(alike, index=frame.index, dtype=bool)
 

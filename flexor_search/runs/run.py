@@ -218,11 +218,7 @@ class Run:
             RunError: the folder is not writable or the disk is full.
         """
         if strategy != self.begun_with:
-            path = self.folder / _STRATEGY
-            try:
-                write_atomically(path, f"{strategy}\n".encode())
-            except OSError as error:
-                raise write_error(path, error) from error
+            write_atomically(self.folder / _STRATEGY, f"{strategy}\n".encode())
 
     @property
     def was_confirmed(self) -> bool:
@@ -237,6 +233,9 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """What came out, if the run has got that far.
 
+        While other budgets are searched for than it was written for, what it says of those that are not asked for any
+        more is under "earlier", and its state is "interrupted" as long as one that is asked for is missing.
+
         Raises:
             RunError: summary.json is damaged.
         """
@@ -244,9 +243,19 @@ class Run:
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            written = [entry["budget"] for entry in found["budgets"]]
+        except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged: {error}; run `flexor-search resume {self.folder}`") from error
+        asked = [str(budget) for budget in self.question.get("budgets") or []]
+        if not asked or set(asked) == set(written):
+            return found
+        entries = {entry["budget"]: entry for entry in [*found.get("earlier", []), *found["budgets"]]}
+        found["budgets"] = [entries.pop(budget) for budget in asked if budget in entries]
+        found["earlier"] = list(entries.values())
+        if len(found["budgets"]) < len(asked):
+            found["state"] = "interrupted"
+        return found
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, whole or not at all."""

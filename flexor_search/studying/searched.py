@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import tomli_w
@@ -28,6 +28,7 @@ def searched_allocations(
     device: str,
     tell: Callable[[str], None],
     check_time: Callable[[], None],
+    wanted: Collection[str],
 ) -> dict[str, Allocation]:
     """Search for the budgets of rows, or look up what was found.
 
@@ -40,6 +41,7 @@ def searched_allocations(
         device: where to train.
         tell: is told of progress.
         check_time: is called between trainings, and raises when the time is over; the run goes on in a later call.
+        wanted: names of rows; runs that are for none of them wait.
 
     Returns:
         Name of a row -> what was chosen for it.
@@ -52,8 +54,10 @@ def searched_allocations(
         runs.setdefault((row.table.workload, tomli_w.dumps(recipe), row.table.trials), []).append(row)
     found: dict[str, Allocation] = {}
     for (workload, recipe_toml, trials), some in runs.items():
-        wanted = {row.name: Budget.parse(str(row.table.search)) for row in some}
-        asked_for = Budget.parse_list(",".join(budget.text for budget in wanted.values()))
+        if not any(row.name in wanted for row in some):
+            continue
+        limits = {row.name: Budget.parse(str(row.table.search)) for row in some}
+        asked_for = Budget.parse_list(",".join(budget.text for budget in limits.values()))
         budgets = ",".join(budget.text for budget in asked_for)
         menus = [(variable.layers, [spec.label for spec in variable.menu]) for variable in some[0].space.variables]
         seeds = min(SEARCH_SEEDS, asked.seeds or SEARCH_SEEDS)
@@ -76,7 +80,7 @@ def searched_allocations(
             )
             api.search(question, place, _Timed(check_time))
         for row in some:
-            same = next(b for b in asked_for if (b.kind, b.value) == (wanted[row.name].kind, wanted[row.name].value))
+            same = next(b for b in asked_for if (b.kind, b.value) == (limits[row.name].kind, limits[row.name].value))
             path = place / f"allocation-{same.text}.json"
             if not path.exists():
                 raise RunError(f"study: {path} is missing from a finished search; delete {place} to search again")

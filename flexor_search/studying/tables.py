@@ -88,10 +88,11 @@ def write_tables(
     write_atomically(folder / "table.md", markdown(study, table, differences, left if not finished else 0).encode())
     by_name = {row.row: row for row in table}
     for figure in study.figure:
-        points = [_point(by_name[name]) for name in figure.rows if name in by_name and by_name[name].seeds]
-        if points:
+        drawn = [by_name[name] for name in figure.rows if name in by_name and by_name[name].seeds]
+        if drawn:
             name = re.sub(r"\W+", "-", figure.title.lower()).strip("-")
-            split = "test" if all(not math.isnan(by_name[p.label].test) for p in points) else "validation"
+            split = "test" if all(not math.isnan(row.test) for row in drawn) else "validation"
+            points = [_point(row, split) for row in drawn]
             svg = dots_svg(f"{figure.title} ({split} accuracy, %)", points)
             write_atomically(folder / f"figure-{name}.svg", svg.encode())
 
@@ -152,7 +153,9 @@ def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
 def markdown(study: StudyFile, table: Sequence[TableRow], differences: Sequence[Difference], left: int) -> str:
     """The table for people."""
     if left:
-        state = f"Not finished: {left} trainings are to be made, and the test set has not been read."
+        is_read = any(not math.isnan(row.test) for row in table)
+        told = "the test set was read with those made before" if is_read else "the test set has not been read"
+        state = f"Not finished: {left} trainings are to be made, and {told}."
     elif any(math.isnan(row.test) and row.seeds for row in table):
         state = "The rows asked for are trained; the test set is read when the whole study is."
     else:
@@ -202,10 +205,10 @@ def _values(planned: Sequence[tuple[str, int, str]], book: Book, split: str) -> 
     }
 
 
-def _point(row: TableRow) -> Point:
-    if math.isnan(row.test):
-        return Point(row.row, row.validation, row.validation_error)
-    return Point(row.row, row.test, row.test_error)
+def _point(row: TableRow, split: str) -> Point:
+    if split == "test":
+        return Point(row.row, row.test, row.test_error)
+    return Point(row.row, row.validation, row.validation_error)
 
 
 def _rounded(value: float, digits: int = 3) -> float:

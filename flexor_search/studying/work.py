@@ -104,10 +104,10 @@ class _Work:
         if not any(row.table.search for row in rows):
             return list(rows)
         self._deadline.check()
-        # Those of all rows, whichever are wanted now: a search of fewer budgets would be another search.
+        # Of all rows, whichever are wanted now: a search of fewer budgets would be another search.
         every = [row for row in plan_rows(self.study, self.asked.epochs) if row.table.search]
-        place = self.book.folder
-        chosen = searched_allocations(every, self.asked, place, self.device, self.tell, self._deadline.check)
+        place, wanted = self.book.folder, {row.name for row in rows}
+        chosen = searched_allocations(every, self.asked, place, self.device, self.tell, self._deadline.check, wanted)
         return [replace(row, found=chosen.get(row.name)) for row in rows]
 
     def jobs(self, rows: Sequence[Row]) -> list[Job]:

@@ -99,6 +99,7 @@ def follow(course: Course, measurer: Measurer, observer: Observer) -> tuple[Cour
         return course, None
     plan, clock = course.plan, SearchClock(measurer.run)
     is_new = SHARED_PHASE in [phase.name for phase in course.phases]
+    has_begun = is_new or unfinished_files(measurer.run)[1].exists()  # a network that is trained is being scored
     if is_new:
         observer.phase(SHARED_PHASE, 1)
     deadline = monotonic() + plan.timeout_seconds - clock.seconds
@@ -110,7 +111,8 @@ def follow(course: Course, measurer: Measurer, observer: Observer) -> tuple[Cour
         observer.message(f"{error}; going on with the direct strategy")
         return replace(course.instead, why=str(error)), None
     finally:
-        clock.write()
+        if has_begun:
+            clock.write()
     return course, found
 
 

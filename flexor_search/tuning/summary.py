@@ -33,7 +33,7 @@ class TestReadings:
 
     def accuracy(self, measurement: Measurement) -> float:
         """Test accuracy of the packed file of a measurement."""
-        key = str(measurement.number)
+        key = f"{measurement.number} {measurement.digest} seed {measurement.seed}"  # a number may be taken again
         if key not in self._known:
             self._known[key] = self._measurer.test_accuracy(measurement)
             write_json(self._path, self._known)
@@ -72,7 +72,11 @@ def summarize(
         RunError: nothing that fits a budget has finished; the others are shipped and described.
     """
     run = measurer.run
-    before = _confirmed_before(run)
+    try:
+        before = _confirmed_before(run)
+    except RunError:  # it is damaged, and about to be written anew
+        observer.message(f"{run.folder / 'summary.json'} is damaged; it is written anew from the measurements")
+        before = {}
     readings = TestReadings(run, measurer) if complete else None
     entries, missing = [], []
     for budget in budgets:

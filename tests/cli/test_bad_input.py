@@ -72,6 +72,7 @@ USAGE = {
     "model without data": (("--budget", "1bpw", "--model", "mine:build"), "--model and --data go together"),
     "data without model": (("--budget", "1bpw", "--data", "mine:loaders"), "--model and --data go together"),
     "model and workload": ((*OWN, "--workload", "digits-convnet"), "give either --workload or --model with --data"),
+    "a folder of data for an own model": ((*OWN, "--data-dir", "here"), "data_dir: is for built-in workloads"),
     "no colon": (with_own(model="mine.build"), "'mine.build' must have the form module:function"),
     "no such module": (with_own(model="absent:build"), "importing absent from"),
     "no such function": (with_own(data="mine:loadres"), "module mine has no function 'loadres'"),
@@ -265,6 +266,7 @@ def test_a_folder_in_use_is_refused(real_run, tmp_path, command):
     [
         (("--trial", "0", "--budget", "0.7bpw"), 2, "export: give either --budget or --trial"),
         (("--to", "model.onx"), 2, "'model.onx' ends in no format of ours; did you mean '.onnx'? known: "),
+        (("--trial", "-3"), 2, "Invalid value for '--trial'"),
         (("--trial", "99"), 2, "the run has no trial 99; it has 0 to "),
         (("--budget", "0.7"), 2, "is not a positive number with a unit"),
         (("--budget", "0.01bpw"), 2, "below the least reachable size"),

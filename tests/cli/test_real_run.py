@@ -84,7 +84,19 @@ def test_run_toml_is_the_question_with_every_default_filled_in(real_run, run):
     assert question["versions"].keys() > {"flexor_search", "python", "torch", "optuna"}
     assert question["hardware"]["processor"]
     assert body["fingerprint"].keys() == {
-        *("workload", "model", "given values", "data", "space", "recipe", "strategy", "seed", "format", "code"),
+        *(
+            "workload",
+            "model",
+            "model code",
+            "given values",
+            "data",
+            "space",
+            "recipe",
+            "strategy",
+            "seed",
+            "format",
+            "code",
+        ),
     }
     assert Question.from_run(run).trials == 6
 
@@ -195,14 +207,15 @@ def test_the_allocation_round_trips_and_fits(run, entry, planned):
 
 def test_the_test_set_was_read_once_for_each_confirmed_model_in_the_table(run, entry, data, planned):
     readings = json.loads((run.folder / "test_readings.json").read_text())
-    rows = {str(m.number): m for m in run.measurements}
-    assert {rows[number].phase for number in readings} == {CONFIRM}
+    made = {f"{m.number} {m.digest} seed {m.seed}": m for m in run.measurements}
+    rows = {key: made[key] for key in readings}
+    assert {m.phase for m in rows.values()} == {CONFIRM}
     bodies = (entry, entry["uniform"], entry["full_precision"])
     in_table = {Allocation.from_json(planned.space.model, body["allocation"]).digest for body in bodies}
-    assert {rows[number].digest for number in readings} == in_table
+    assert {m.digest for m in rows.values()} == in_table
     assert len(readings) == 2 * len(in_table)
-    number = next(iter(readings))
-    assert evaluate(load_packed(run.trained_path(int(number))), data.test).accuracy == readings[number]
+    key = next(iter(readings))
+    assert evaluate(load_packed(run.trained_path(rows[key].number)), data.test).accuracy == readings[key]
 
 
 def test_the_front_is_one(run):

@@ -40,3 +40,11 @@ def test_a_folder_without_a_study_is_one_line(command, tmp_path):
     ended = command("study", tmp_path)
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "holds no study.toml" in ended.err
+
+
+def test_a_call_whose_time_ends_within_a_search_has_no_table_yet(command, folder):
+    text = (folder / "study.toml").read_text()
+    (folder / "study.toml").write_text(text.replace('rate = "8/20"\nfamily = "taps"', 'search = "0.5bpw"\ntrials = 2'))
+    ended = command("study", folder, "--epochs", 1, "--images", 64, "--seeds", 1, "--seconds", 0.5)
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err.endswith("the time is over; the same command goes on\n")

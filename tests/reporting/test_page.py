@@ -5,7 +5,7 @@ import re
 import pytest
 from plotly.offline import get_plotlyjs
 
-from flexor_search.reporting import write_report
+from flexor_search.reporting import tables, write_report
 from flexor_search.runs import Run
 
 from .made_run import (
@@ -95,6 +95,7 @@ def test_what_every_economy_saves_and_changes(tmp_path):
     assert "codes stored at their rank &lt;GF(2)&gt; 1,234 equal bit for bit" in text
     assert "scales and kept tensors in float16 567 within 3.2e-04" in text
     run = Run.open(tmp_path)
+    run.question["budgets"] = ["0.7bpw", "0.3bpw", "0.2bpw"]
     off = step("rounding", "scales and kept tensors in float16", 567, 0.2, 1e-2)
     run.write_summary(
         summary(entry(), entry("0.3bpw", packing=PACKING | {"steps": [off]}), entry("0.2bpw", packing=None))
@@ -107,6 +108,7 @@ def test_what_every_economy_saves_and_changes(tmp_path):
 
 def test_every_budget_gets_its_part(tmp_path):
     run = example(tmp_path)
+    run.question["budgets"] = ["0.7bpw", "48KiB"]
     run.write_summary(summary(entry("0.7bpw"), entry("48KiB", verified=False, uniform=None, full_precision=None)))
     text = own_text(run)
     assert text.count('<article class="outcome">') == 2
@@ -178,6 +180,25 @@ def test_an_interrupted_run_says_so(tmp_path):
     assert "the test set was not read" in text
     assert "validation accuracy 90.00 %" in text
     assert "1 seed" in text
+
+
+def test_budgets_that_are_searched_for_now_are_not_finished_by_what_came_out_for_others(tmp_path):
+    run = example(tmp_path)
+    run.question["budgets"] = ["0.5bpw"]
+    assert (run.summary()["state"], run.summary()["budgets"]) == ("interrupted", [])
+    assert [one["budget"] for one in run.summary()["earlier"]] == [one["budget"] for one in run.chosen()] == ["0.7bpw"]
+    text = words(run)
+    assert "The most accurate model within 0.5bpw" in text
+    assert "Not finished: nothing was chosen yet." in text
+    assert "Budget 0.7bpw" not in text
+    assert not tables.progress(run)["asked"].any()  # the uniform model of 0.7 would flatter a search at 0.5
+    run.question["budgets"] = ["0.5bpw", "0.7bpw"]
+    text = words(run)
+    assert "the test set was not read for 0.5bpw." in text
+    assert "Budget 0.7bpw" in text
+    assert run.summary()["state"] == "interrupted"
+    run.question["budgets"] = ["0.7bpw"]
+    assert run.summary() == summary()
 
 
 def test_it_says_how_it_was_made(tmp_path):

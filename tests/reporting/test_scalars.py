@@ -108,3 +108,16 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path):
     (tmp_path / "tensorboard").write_text("in the way")
     with pytest.raises(RunError, match="cannot write"):
         ScalarWriter(run)
+
+
+def test_a_search_that_is_going_on_keeps_its_own_files(tmp_path):
+    run = made_run(tmp_path, MADE)
+    folder = write_scalars(run)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("events*")}
+    run.lock()
+    assert write_scalars(Run.open(tmp_path)) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("events*")} == before
+    run.unlock()
+    write_scalars(Run.open(tmp_path))
+    assert {path.parent.name for path in folder.rglob("events*")} == {path.parent.name for path in before}
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("events*")} != before

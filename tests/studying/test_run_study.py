@@ -18,6 +18,7 @@ from flexor_search.quantization import flexor_weights
 from flexor_search.studying import StudyQuestion, run_study, searched, trainer, work
 from flexor_search.studying.book import Book, held
 from flexor_search.studying.crew import Crew
+from flexor_search.studying.figure import Point, dots_svg
 from flexor_search.training import seeded
 from flexor_search.workloads import image_folder
 from tests.workloads.made_data import write_cifar10, write_idx_files, write_imagenet
@@ -308,6 +309,12 @@ def test_test_differences_are_of_rows_whose_every_model_was_read(finished, tmp_p
     found = {row["split"]: row["points"] for row in rows_of(tmp_path / "differences.csv")}
     assert found["test"] == "" != found["validation"]
     assert [row["test"] for row in rows_of(tmp_path / "table.csv") if row["row"] == "taps"] == [""]
+    points = [
+        Point(row["row"], float(row["validation"]), float(row["validation_error"]))
+        for row in rows_of(tmp_path / "table.csv")
+    ]
+    svg = (tmp_path / "figure-both-all.svg").read_text()
+    assert svg == dots_svg("Both & all (validation accuracy, %)", points)  # of both rows, though one has been read
 
 
 def test_a_pretrained_row_begins_from_the_weights_that_its_model_is_built_with(tmp_path):
@@ -408,6 +415,21 @@ def test_fewer_seeds_for_trying_out_are_another_search(tmp_path, monkeypatch):
             run_study(StudyQuestion(str(tmp_path), images=64, seeds=seeds), quiet)
     assert [seeds for seeds, _ in places] == [1, 2, 3, 3]
     assert len({name for _, name in places}) == 3
+
+
+def test_searches_that_are_for_no_row_that_is_wanted_wait(tmp_path, monkeypatch):
+    write_searches(tmp_path)
+    text = (tmp_path / "study.toml").read_text()
+    (tmp_path / "study.toml").write_text(
+        f"{text}{text[text.index('[[row]]') :].replace('ours', 'more').replace('= 2', '= 3')}"
+    )
+    asked_for = []
+    monkeypatch.setattr(
+        searched.api, "search", lambda question, *_: asked_for.append((question.trials, question.budget))
+    )
+    with pytest.raises(RunError, match="is missing"):
+        run_study(StudyQuestion(str(tmp_path), images=64, rows=("more 0.6",)), quiet)
+    assert asked_for == [(3, "0.4bpw,0.6bpw")]
 
 
 def write_searches(folder):

@@ -175,6 +175,7 @@ def test_how_many_trials_fit_on_a_node():
         ({"cpus_per_trial": 2.0}, "cpus_per_trial: is for --backend ray"),
         ({"gpus_per_trial": 0.5}, "gpus_per_trial: is for --backend ray"),
         ({"backend": "ray", "cpus_per_trial": -1.0}, "cpus_per_trial: must not be negative"),
+        ({"backend": "ray", "device": "cuda"}, "device: 'cuda' with --backend ray needs --gpus-per-trial above 0"),
         ({"storage": "sqlite:///shared.db"}, "storage: SQLite is for one process"),
     ],
 )

@@ -14,7 +14,7 @@ from flexor_search.runs import CONFIRM, SEARCH, Run
 from flexor_search.training import evaluate
 from flexor_search.tuning import SearchPlan, Silent, confirm, confirmation_seeds, search, ship, summarize
 
-from .models import budgets, measurer_in, small_net, space_of
+from .models import Recorder, budgets, measurer_in, small_net, space_of
 
 SPACE, ASKED, SEEDS = space_of(), budgets("0.7bpw,2100B"), confirmation_seeds(0, 2)
 KEYS = {
@@ -50,8 +50,8 @@ class Counted:
         return self._measurer.test_accuracy(measurement)
 
 
-def summed(measurer, complete=True, asked=ASKED):
-    return summarize(SPACE, asked, measurer, SEEDS, Silent(), complete=complete)
+def summed(measurer, complete=True, asked=ASKED, observer=None):
+    return summarize(SPACE, asked, measurer, SEEDS, observer or Silent(), complete=complete)
 
 
 def test_every_number_comes_from_the_measurements(measurer):
@@ -102,7 +102,7 @@ def test_each_model_meets_the_test_set_once_ever(measurer):
     assert len(first.readings) == len(set(first.readings)) > 0
     assert second.readings == []
     recorded = json.loads((measurer.run.folder / "test_readings.json").read_text())
-    assert sorted(map(int, recorded)) == sorted(first.readings)
+    assert sorted(int(key.split()[0]) for key in recorded) == sorted(first.readings)
     searched = {m.number for m in measurer.run.measurements if m.phase != CONFIRM}
     assert searched.isdisjoint(first.readings)
 
@@ -203,3 +203,26 @@ def test_a_budget_that_nothing_fits_takes_no_other_down(measurer):
     assert summary["state"] == "interrupted"
     assert [entry["budget"] for entry in summary["budgets"]] == ["0.7bpw", "2100B"]
     assert all(entry["test_accuracy"] for entry in summary["budgets"])
+
+
+def test_a_number_that_is_taken_again_has_no_reading(measurer):
+    summed(measurer)
+    path = measurer.run.folder / "test_readings.json"
+    known = json.loads(path.read_text())
+    first, *others = known
+    number, digest, _, seed = first.split()
+    path.write_text(json.dumps({f"{number} {digest} seed {int(seed) + 1}": 0.0} | {key: known[key] for key in others}))
+    counted = Counted(measurer)
+    summed(counted)
+    assert counted.readings == [int(number)]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_damaged_summary_is_written_anew(measurer, text):
+    before = summed(measurer)
+    (measurer.run.folder / "summary.json").write_text(text)
+    with pytest.raises(RunError, match=r"summary\.json is damaged: .*; run `flexor-search resume"):
+        measurer.run.summary()
+    observer = Recorder()
+    assert summed(measurer, observer=observer) == before == measurer.run.summary()
+    assert any("is damaged; it is written anew" in told for (told,) in observer.of("message"))
