@@ -63,7 +63,7 @@ HALVES = tuple(map(Budget.parse, ("0.5bpw", "0.344bpw", "0.266bpw")))
 GAMMAS = (0.25, 0.5, 0.75, 1.0)
 SEEDS = (101, 102, 103, 104, 105)
 GAMMA_SEEDS = {"small": (11, 12), "full": (11,)}
-RANDOM_SEEDS = {"small": (21, 22), "full": (21,)}
+RANDOM_SEEDS = {"small": (21, 22), "full": (21, 22)}
 SCORES, SEARCHED, RANDOMS = 300, 48, 30
 LATE_SEEDS = (401, 402, 403, 404, 405)
 LONG_SEEDS = (601, 602, 603, 604, 605)
@@ -285,8 +285,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="default: a folder beside this script")
     given = parser.parse_args()
     is_late = given.late or given.long
-    if given.processes > 1 and not is_late:
-        parser.error("--processes goes with --late or --long: all else trains on a GPU, or one after the other")
     started, folder = time.monotonic(), given.folder or HERE / given.size
     folder.mkdir(parents=True, exist_ok=True)
     use_threads(given.threads)
@@ -295,7 +293,7 @@ def main() -> None:
     recipe = replace(task.recipe, epochs=EPOCHS[size], search_epochs=EPOCHS[size])
     if given.long:
         recipe = replace(recipe, epochs=LONG_EPOCHS[size], search_epochs=LONG_EPOCHS[size], augmentation="flip")
-    if device_name() == "cuda" or is_late:
+    if device_name() == "cuda" or is_late or size == "full":
         recipe = replace(recipe, precision="bfloat16", memory_format="channels_last")
     task = replace(task, recipe=recipe)
     space = make_space(describe(task.build()), read_space_file(HERE / "space.toml"), task.name)
@@ -337,7 +335,7 @@ def main() -> None:
         for budget in BUDGETS
         for gamma in GAMMAS
     ]
-    rows = train_table(table, jobs, task, data, left())
+    rows = train_table(table, jobs, task, data, left(), given.processes)
     values = {(row["name"], int(row["seed"])): float(row["val_accuracy"]) for row in rows}
     if all((job.name, job.seed) in values for job in jobs):
         observed["trainings"] = [Observation(job.allocation, values[job.name, job.seed], TRAINED) for job in jobs]
@@ -352,7 +350,7 @@ def main() -> None:
             jobs += [Job(f"{budget.text} {name}", one, seed) for name, one in candidates.items()]
     for seed in RANDOM_SEEDS[size]:
         jobs += [Job(f"random {i}", one, seed) for i, one in enumerate(randoms)]
-    train_table(table, jobs, task, data, left())
+    train_table(table, jobs, task, data, left(), given.processes)
     predictions = {
         f"the prediction by {name}": fit_accuracy_model(fine if name == "trainings" else space, some).predict(randoms)[
             0
