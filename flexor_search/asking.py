@@ -238,13 +238,6 @@ class Question:
         for name in _FOR_RAY:
             if getattr(self, name) and self.backend != "ray":
                 raise UsageError(f"{name}: is for --backend ray; give that too, or leave it out")
-        if self.backend == "ray" and self.device.startswith("cuda") and not self.gpus_per_trial:
-            raise UsageError(
-                f"device: {self.device!r} with --backend ray needs --gpus-per-trial above 0, which places "
-                "trials on GPUs; give that, or leave --device out"
-            )
-        if self.model and self.data_dir:
-            raise UsageError("data_dir: is for built-in workloads; what --data names knows itself where its data lie")
         if self.model and self.workload:
             raise UsageError("workload: give either --workload or --model with --data, not both")
 

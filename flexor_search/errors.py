@@ -28,6 +28,10 @@ class RunError(FlexorError):
     """The run folder cannot be used: another question, not a run, not writable."""
 
 
+class InUseError(RunError):
+    """Another process is at work in the folder."""
+
+
 class FormatError(FlexorError):
     """A packed file is damaged, from a newer version, or not a packed file at all."""
 

@@ -38,7 +38,7 @@ from flexor_search.tuning import (
     packing_warnings,
     ship,
 )
-from flexor_search.workloads import Given
+from flexor_search.workloads import Given, Workload
 
 PROBE_IMAGES = 16
 """Validation images that an ONNX file's logits are compared on."""
@@ -119,6 +119,17 @@ def export(
     return path
 
 
+def workload_of(run: Run, question: Question, given: Given | None = None) -> Workload:
+    """The workload of a run, whose model is what was measured.
+
+    Raises:
+        RunError: the model's code has changed since, or it was given as an object and is not given now.
+    """
+    task = plan_of_run(question, given).workload
+    refuse_other_code(run.fingerprint, task.build, run.folder)
+    return task
+
+
 def _to_safetensors(trained: Trained, target: Path) -> None:
     copy_trained(trained.run, trained.measurement, target)
 
@@ -135,8 +146,7 @@ def _to_onnx(trained: Trained, target: Path) -> None:
     from flexor_search.packing.onnx_file import save_onnx
     from flexor_search.packing.onnx_verify import prove_onnx
 
-    task = plan_of_run(trained.question, trained.given).workload
-    refuse_other_code(trained.run.fingerprint, task.build, trained.run.folder)
+    task = workload_of(trained.run, trained.question, trained.given)
     data = task.load(Path(trained.question.data_dir) if trained.question.data_dir else None)
     images, _ = data.validation.batch(slice(0, PROBE_IMAGES))
     packed = load(trained.run.trained_path(trained.measurement.number))
@@ -232,7 +242,7 @@ def _shipped(space: SearchSpace, budget: Budget, run: Run) -> Group | None:
     """The trainings that summary.json has chosen for a budget; None where it has not."""
     for entry in run.chosen():
         own = Budget.parse(entry["budget"])
-        if (own.kind, own.value) != (budget.kind, budget.value):
+        if own.key != budget.key:
             continue
         digest = Allocation.from_json(space.model, entry["allocation"]).digest
         seeds = entry["val_accuracy"]["seeds"]

@@ -74,7 +74,8 @@ def refuse_other_code(asked: dict[str, str], build: Callable[[], nn.Module], pla
     Raises:
         RunError: what it computes has changed since.
     """
-    if asked.get("model code") not in (None, model_code_digest(build)):
+    known = asked.get("model code")  # a run of an earlier version has none
+    if known is not None and known != model_code_digest(build):
         raise RunError(
             f"the model's code has changed since {place} was measured, and its weights would be put into another "
             "network; bring back the code of then, or search anew with another --out"
@@ -101,7 +102,9 @@ def given_values_digest(build: Callable[[], nn.Module]) -> str:
     states = []
     for seed in (0, 1):
         with seeded(seed):
-            states.append({name: _bytes(t) for name, t in build().state_dict().items() if isinstance(t, Tensor)})
+            model = build()
+            tensors = model.state_dict() | dict(model.named_buffers())  # with those that no file keeps
+            states.append({name: _bytes(t) for name, t in tensors.items() if isinstance(t, Tensor)})
     digest = hashlib.sha256()
     for name, value in states[0].items():
         if states[1].get(name) == value:

@@ -11,7 +11,6 @@ from torch import nn
 from flexor_search import exporting
 from flexor_search.asking import Question
 from flexor_search.errors import RunError
-from flexor_search.fingerprint import refuse_other_code
 from flexor_search.packing import load_packed
 from flexor_search.planning import Budget, LayerSpec
 from flexor_search.question import plan_of_run
@@ -58,9 +57,9 @@ class Best:
         """
         if self.run.question.get("workload"):
             return load_packed(self.path, keep_packed=keep_packed)
-        build = plan_of_run(Question.from_run(self.run.record), self.run.given).workload.build
-        refuse_other_code(self.run.record.fingerprint, build, self.run.folder)
-        return load_packed(self.path, build(), keep_packed=keep_packed)
+        record = self.run.record
+        model = exporting.workload_of(record, Question.from_run(record), self.run.given).build()
+        return load_packed(self.path, model, keep_packed=keep_packed)
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class Run:
         limit = exporting.budget_of(self.record, budget)
         for entry in self.record.chosen():
             own = Budget.parse(entry["budget"])
-            if (own.kind, own.value) == (limit.kind, limit.value):
+            if own.key == limit.key:
                 path = self.folder / f"model-{entry['budget']}.safetensors"
                 return self._best(own, path, entry, entry["val_accuracy"]["mean"], entry["test_accuracy"])
         group = exporting.best_fitting(self.record, limit, self.given)

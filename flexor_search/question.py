@@ -62,6 +62,8 @@ def plan(question: Question, given: Given | None = None) -> Plan:
         UsageError: a name, pattern, rate or budget that is wrong, or a budget below the least reachable size.
         ModelError: the model cannot be used.
     """
+    if question.model and question.data_dir:
+        raise UsageError("data_dir: is for built-in workloads; what --data names knows itself where its data lie")
     recipe_given = Recipe.read(question.recipe) if question.recipe and question.model else None
     own = user_own(question.train, question.metric)
     if given is not None:
@@ -91,6 +93,11 @@ def plan(question: Question, given: Given | None = None) -> Plan:
     budgets = Budget.parse_list(question.budget) if question.budget else ()
     for budget in budgets:
         check_reachable(space, budget)
+    if question.backend == "ray" and question.device.startswith("cuda") and not question.gpus_per_trial:
+        raise UsageError(
+            f"device: {question.device!r} with --backend ray needs --gpus-per-trial above 0, which places trials on "
+            "GPUs; give that, or leave --device out"
+        )
     if question.backend == "ray":  # what is measured here before the search is of the trials' kind
         device = "cuda" if question.gpus_per_trial and torch.cuda.is_available() else "cpu"
     else:
@@ -189,7 +196,8 @@ def plan_of_run(question: Question, given: Given | None = None) -> Plan:
 
     Both may be elsewhere than the run folder is now.
     """
-    return plan(replace(question, device="cpu", recipe="", epochs=0), given)
+    data_dir = "" if question.model else question.data_dir
+    return plan(replace(question, device="cpu", recipe="", epochs=0, data_dir=data_dir), given)
 
 
 def resolved(question: Question, planned: Plan, recipe: Recipe) -> dict[str, Any]:

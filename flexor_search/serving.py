@@ -50,7 +50,8 @@ def serve() -> None:
 
     A SIGTERM that reaches all processes of a job is for the one that asks, which ends in order.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # theirs end by it
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a model prints must not mix with the answers
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()

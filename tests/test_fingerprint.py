@@ -1,8 +1,11 @@
 """Another question is known by its sources: the user's own, and this package's."""
 
+import functools
 import importlib
 import subprocess
 import sys
+from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
 
@@ -197,16 +200,8 @@ def test_what_a_model_computes_is_told_apart_whatever_its_shapes(
             build = importlib.import_module(name).build
         else:
             build = net_of(source, name)
-        digests.append(model_code_digest(lambda build=build: _renamed(build())))
+        digests.append(model_code_digest(build))
     assert (digests[0] != digests[1]) == is_other
-
-
-def _renamed(model):
-    """Classes of both modules by one name."""
-    for part in model.modules():
-        if type(part).__name__ == "Scale":
-            type(part).__module__ = "net"
-    return model
 
 
 def test_what_a_model_computes_is_known_again_in_another_process(tmp_path):
@@ -224,6 +219,76 @@ def test_what_a_model_computes_is_known_again_in_another_process(tmp_path):
         for seed in ("1", "2")
     ]
     assert found[0] == found[1] != ""
+
+
+class Mode(Enum):
+    """Its members print an address."""
+
+    SMOOTH = partial(lambda x: x)
+
+
+@dataclass(slots=True)
+class Config:
+    heads: int = 2
+
+
+class Living(nn.Module):
+    """What a running model changes is none of its code."""
+
+    made = 0
+    cache = {}  # noqa: RUF012
+
+    def __init__(self, config=None):
+        super().__init__()
+        Living.made += 1
+        self.number, self.calls, self.seen, self.mode = Living.made, 0, None, Mode.SMOOTH
+        self.config = config or Config()
+        self.attention = nn.MultiheadAttention(8, self.config.heads)
+        self.register_buffer("mask", torch.ones(2), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, x):
+        self.calls += 1
+        self.seen = x.shape
+        Living.cache[self.calls] = x
+        return x
+
+
+def test_what_running_changes_does_not_count():
+    net = Living()
+    given, before = model_code_digest(GivenBuild(net)), model_code_digest(Living)
+    net(torch.ones(2, 8))
+    assert (model_code_digest(GivenBuild(net)), model_code_digest(Living)) == (given, before)
+    assert model_code_digest(lambda: Living(Config(heads=4))) != before  # which torch does not print
+    assert model_code_digest(lambda: Living().requires_grad_(False)) != before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Living, "__module__", "somewhere.else")
+        patch.setattr(Config, "__module__", "somewhere.else")
+        assert model_code_digest(Living) == before
+    net.mask[1] = 0
+    assert given_values_digest(GivenBuild(net)) != given_values_digest(Living)  # no file keeps it, and it counts
+
+
+def test_lambdas_of_one_line_and_what_decorators_wrap_are_told_apart():
+    def scaled(by):
+        def wrap(function):
+            @functools.wraps(function)
+            def forward(self, x):
+                return function(self, x) * by
+
+            return forward
+
+        return wrap
+
+    def net(by, index):
+        class Net(nn.Module):
+            function = staticmethod([lambda x: x + 1, lambda x: x * 2][index])
+            forward = scaled(by)(lambda self, x: self.function(x))
+
+        return Net()
+
+    digests = {model_code_digest(lambda by=by, i=i: net(by, i)) for by in (1, 2) for i in (0, 1)}
+    assert len(digests) == 4
 
 
 class Steep(nn.ReLU):

@@ -79,15 +79,16 @@ def check_storable(model: nn.Module, allocation: Allocation) -> None:
     state = model.state_dict()
     for tensor in kept_tensors(allocation):
         values = _state(state, tensor.name)
-        if not np.isfinite(values).all():
+        if not _is_held(values, "float32"):
             raise ModelError(
-                f"model: {tensor.name} holds a value that is not finite, which a packed file cannot; register it with "
+                f"model: {tensor.name} holds a value that no float32 of a packed file can; register it with "
                 "persistent=False"
             )
-        try:
-            _round(tensor.name, values, allocation.kept_dtype)
-        except VerificationError as error:
-            raise ModelError(f"model: {error}") from error
+        if not _is_held(values, allocation.kept_dtype):
+            raise ModelError(
+                f"model: {tensor.name} holds a value that {allocation.kept_dtype} cannot; set kept_dtype to float32 in "
+                "the space"
+            )
 
 
 def _folded(
@@ -113,6 +114,11 @@ def _float64(tensor: Tensor) -> NDArray[np.float64]:
 
 def _state(state: dict[str, Tensor], name: str) -> NDArray[np.float64]:
     return _float64(state[name]) if name in state else np.zeros(0)
+
+
+def _is_held(values: NDArray[np.float64], kept_dtype: str) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(kept_dtype)).all())
 
 
 def _round(name: str, values: NDArray[np.float64], kept_dtype: str) -> NDArray[np.floating]:

@@ -51,12 +51,17 @@ class Budget:
         kind = {"bpw": "bpw", "x": "ratio"}.get(unit, "bytes")
         return cls(f"{match[1]}{unit}", kind, value)
 
+    @property
+    def key(self) -> tuple[str, float]:
+        """What two texts of one limit share."""
+        return self.kind, self.value
+
     @classmethod
     def parse_list(cls, text: str) -> tuple["Budget", ...]:
         """Read a comma-separated list, each budget once, in the order given."""
         found: dict[tuple[str, float], Budget] = {}
         for budget in map(cls.parse, text.split(",")):
-            found.setdefault((budget.kind, budget.value), budget)
+            found.setdefault(budget.key, budget)
         return tuple(found.values())
 
     def size_of(self, allocation: Allocation, model_name: str = "") -> float:

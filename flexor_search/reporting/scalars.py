@@ -5,12 +5,14 @@ tensorboardX writes the event files (it comes with Ray Tune); `tensorboard --log
 
 import math
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flexor_search.errors import RunError
+from flexor_search.errors import InUseError
 from flexor_search.files import write_error
 from flexor_search.runs import DONE, FULL_PRECISION, SEARCH, Measurement, Run
+from flexor_search.runs.lock import FolderLock
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
@@ -30,13 +32,17 @@ class ScalarWriter:
         run: whose measurements until now are written at once.
 
     Raises:
+        InUseError: another process writes there.
         RunError: the folder cannot be written.
     """
 
     def __init__(self, run: Run) -> None:
         self.folder = run.folder / FOLDER
         self._best, self._seen = -math.inf, set[int]()
+        self._lock = FolderLock(self.folder)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.take()
             if (self.folder / _WHOLE).exists():  # it is written anew; a second file beside it would draw it twice
                 shutil.rmtree(self.folder / _WHOLE)
             self._whole = _writer(self.folder / _WHOLE)
@@ -75,8 +81,9 @@ class ScalarWriter:
             raise write_error(self.folder, error) from error
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files, and let others write."""
         self._whole.close()
+        self._lock.release()
 
 
 def write_scalars(run: Run) -> Path:
@@ -84,14 +91,9 @@ def write_scalars(run: Run) -> Path:
 
     Where a search is going on that writes them itself, they are left to it.
     """
-    if (run.folder / FOLDER / _WHOLE).exists():
-        try:
-            run.lock()
-        except RunError:
-            return run.folder / FOLDER
-        run.unlock()
-    with ScalarWriter(run) as writer:
-        return writer.folder
+    with suppress(InUseError), ScalarWriter(run):
+        pass
+    return run.folder / FOLDER
 
 
 def _write_trial(m: Measurement, folder: Path) -> None:

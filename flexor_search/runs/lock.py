@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from flexor_search.errors import RunError
+from flexor_search.errors import InUseError
 from flexor_search.files import write_error
 
 
@@ -31,7 +31,8 @@ class FolderLock:
         """Hold it until `release` or the end of this process.
 
         Raises:
-            RunError: another process holds it, which is named, or the folder cannot be written.
+            InUseError: another process holds it, which is named.
+            RunError: the folder cannot be written.
         """
         try:
             self._file = (self._folder / ".lock").open("a+", encoding="utf-8")
@@ -42,7 +43,7 @@ class FolderLock:
             self._close()
             if not held:
                 raise write_error(self._folder, error) from error
-            raise RunError(
+            raise InUseError(
                 f"{self._folder} is in use by another process{f', {holder}' if holder else ''}; "
                 "wait for it or choose another --out"
             ) from error

@@ -80,7 +80,7 @@ def searched_allocations(
             )
             api.search(question, place, _Timed(check_time))
         for row in some:
-            same = next(b for b in asked_for if (b.kind, b.value) == (limits[row.name].kind, limits[row.name].value))
+            same = next(b for b in asked_for if b.key == limits[row.name].key)
             path = place / f"allocation-{same.text}.json"
             if not path.exists():
                 raise RunError(f"study: {path} is missing from a finished search; delete {place} to search again")

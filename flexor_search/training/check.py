@@ -94,14 +94,14 @@ def _checked_folds(model: nn.Module) -> Iterator[None]:
     for name, norm in batch_norm_folds(model).items():
         if isinstance(modules[name], nn.Linear):
 
-            def refuse(_norm: nn.Module, given: tuple[Tensor, ...], name: str = name, norm: str = norm) -> None:
-                if given[0].dim() != 2:
+            def refuse(_linear: nn.Module, _: object, given: Tensor, name: str = name, norm: str = norm) -> None:
+                if given.dim() != 2:
                     raise ModelError(
-                        f"model: {norm} normalizes axis 1 of what {name} gives, of shape {tuple(given[0].shape)}, and "
+                        f"model: {norm} normalizes axis 1 of what {name} gives, of shape {tuple(given.shape)}, and "
                         "would be folded into the last one; put nn.Identity() between the two, so that it is kept"
                     )
 
-            hooks.append(modules[norm].register_forward_pre_hook(refuse))
+            hooks.append(modules[name].register_forward_hook(refuse))
     try:
         yield
     finally:

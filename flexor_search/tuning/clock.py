@@ -50,6 +50,5 @@ class SearchClock:
 def _limit(text: str) -> str:
     """A budget, the same for all the ways to write it."""
     with suppress(UsageError):
-        budget = Budget.parse(text)
-        return f"{budget.kind} {budget.value!r}"
+        return " ".join(map(str, Budget.parse(text).key))
     return text

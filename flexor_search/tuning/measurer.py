@@ -87,13 +87,14 @@ class Measurer:
         """The measurement, if it was made before.
 
         One whose packed file was lost or damaged is made again, and so is one that was stopped early where the trial
-        is to train to its end.
+        is to train to its end; but workers that share a study have one line for each.
         """
         found = self.run.find(trial.key)
         if found is not None and (damage := self.damage(found)):
             self.tell(f"trial {found.number} is trained again: {damage}")
             return None
-        return None if found is not None and found.state == STOPPED and trial.weak is None else found
+        is_cut = found is not None and found.state == STOPPED and trial.weak is None and self.agree is alone
+        return None if is_cut else found
 
     def damage(self, found: Measurement) -> str:
         """What is wrong with the packed file of a finished training, "" if nothing is."""

@@ -22,7 +22,7 @@ from ray import tune
 from flexor_search.errors import FormatError, RunError
 from flexor_search.files import write_atomically
 from flexor_search.packing import load, verify_file
-from flexor_search.runs import DONE, Measurement, Run
+from flexor_search.runs import DONE, FAILED, Measurement, Run
 from flexor_search.tuning.measurer import Measurer
 from flexor_search.tuning.observer import Observer
 from flexor_search.tuning.ray_bridge import MOST_FAILURES, Bridge, CutOff, Ended, Ends, Source, bridge_for_unpickling
@@ -172,17 +172,20 @@ class RayTeam:
 
 
 def _is_whole(run: Run, measurement: Measurement) -> bool:
-    """Whether a measurement in the run folder has its packed file, where it came to one."""
+    """Whether a measurement in the run folder has ended for good, with its packed file where it came to one."""
+    if measurement.state != DONE:
+        return measurement.state == FAILED  # a stopped one may have to train to its end
     try:
-        return measurement.state != DONE or bool(load(run.trained_path(measurement.number)))
+        return bool(load(run.trained_path(measurement.number)))
     except FormatError:
         return False
 
 
 def _has_files(ended: Ended) -> bool:
-    """Whether the files of a training are there, where it came to any."""
-    if Measurement.from_row(json.loads(ended.line or "{}")).state != DONE:
-        return True
+    """Whether a training has ended for good, and its files are there where it came to any."""
+    state = Measurement.from_row(json.loads(ended.line or "{}")).state
+    if state != DONE:
+        return state == FAILED
     return ended.folder is not None and all((ended.folder / name).exists() for name in (PACKED, PACKING))
 
 

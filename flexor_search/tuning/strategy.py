@@ -74,7 +74,6 @@ def choose_course(
     search_phase, confirm_phase = phases
     shared_seconds = cache(lambda: _shared_seconds(plan, search_phase, confirm_phase, measurer))
     name, why = _choice(asked, plan, search_phase, shared_seconds, measurer)
-    measurer.run.begin_with(name)
     direct = Course(DIRECT, why, plan, tuple(phases))
     if name == DIRECT:
         return direct
@@ -124,6 +123,7 @@ def search_by(
     Returns:
         The finalists that it names, None where they follow from the measurements.
     """
+    measurer.run.begin_with(course.name)
     if found is None:
         search(course.plan, measurer, observer, team)
         return None
@@ -168,13 +168,17 @@ def _choice(
 
 
 def _begun_with(measurer: Measurer) -> str:
-    """The strategy that a run was begun with, "" for a new one; where that was lost, what its folder tells."""
+    """The strategy that a run was begun with; "" where nothing was trained or scored yet.
+
+    Where what was written down is lost, it is what the folder tells.
+    """
     run = measurer.run
+    has_network = is_of_network(run.folder) or unfinished_files(run)[0].exists()
+    if not has_network and not any(m.phase == SEARCH for m in run.measurements):
+        return ""
     if run.begun_with in (SUPERNET, DIRECT):
         return run.begun_with
-    if is_of_network(run.folder) or unfinished_files(run)[0].exists():
-        return SUPERNET
-    return DIRECT if any(m.phase == SEARCH for m in run.measurements) else ""
+    return SUPERNET if has_network else DIRECT
 
 
 def _confirmations(plan: SearchPlan, direct: Phase) -> int:

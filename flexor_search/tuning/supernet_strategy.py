@@ -21,7 +21,7 @@ import numpy as np
 
 from flexor_search.planning import GAMMAS, Budget
 from flexor_search.planning.ties import opened, refined
-from flexor_search.runs import DONE, SEARCH, Measurement
+from flexor_search.runs import DONE, SEARCH, STOPPED, Measurement
 from flexor_search.runs.sensitivity import Sensitivity
 from flexor_search.tuning.accuracy_model import AccuracyModel, fit_accuracy_model
 from flexor_search.tuning.clock import SearchClock
@@ -105,14 +105,16 @@ def supernet_search(
         for candidate in candidates(plan, model):
             if begun == plan.trials:
                 break
-            is_known = measurer.run.find((candidate.allocation.digest, SEARCH, plan.seed)) is not None
+            trial = Trial(candidate, SEARCH, plan.seed)
+            found_before = measurer.run.find(trial.key)
+            is_known = found_before is not None and found_before.state != STOPPED and not measurer.damage(found_before)
             if begun and clock.seconds > plan.timeout_seconds and not is_known:
                 observer.message(f"the time for the search is up after {begun} of {plan.trials} trials")
                 break
             while len(flow) >= flow.width:
                 end()
             observer.begin(f"{candidate.kind} at {candidate.allocation.bits_per_weight:g} bits per weight")
-            flow.begin(Trial(candidate, SEARCH, plan.seed))
+            flow.begin(trial)
             begun += 1
             if flow.is_alone:  # it trains now, so that the time that it takes counts before the next
                 end()

@@ -73,6 +73,10 @@ USAGE = {
     "data without model": (("--budget", "1bpw", "--data", "mine:loaders"), "--model and --data go together"),
     "model and workload": ((*OWN, "--workload", "digits-convnet"), "give either --workload or --model with --data"),
     "a folder of data for an own model": ((*OWN, "--data-dir", "here"), "data_dir: is for built-in workloads"),
+    "a GPU for Ray's trials on CPUs": (
+        (*CONV, "--backend", "ray", "--device", "cuda"),
+        "needs --gpus-per-trial above 0",
+    ),
     "no colon": (with_own(model="mine.build"), "'mine.build' must have the form module:function"),
     "no such module": (with_own(model="absent:build"), "importing absent from"),
     "no such function": (with_own(data="mine:loadres"), "module mine has no function 'loadres'"),

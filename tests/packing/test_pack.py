@@ -119,7 +119,7 @@ class Masked(nn.Module):
     [
         (-1e9, "float16", "mask holds a value that float16 cannot; set kept_dtype to float32 in the space"),
         (-1e9, "float32", None),
-        (float("-inf"), "float32", "mask holds a value that is not finite.* persistent=False"),
+        (float("-inf"), "float32", "mask holds a value that no float32 of a packed file can.* persistent=False"),
     ],
 )
 def test_a_constant_that_no_file_can_hold_is_refused_before_any_training(value, dtype, message):
