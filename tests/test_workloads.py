@@ -72,7 +72,7 @@ def test_a_damaged_image_is_passed_over_in_training_and_ends_a_run_in_scoring(tm
     monkeypatch.setattr(image_folder, "SIDE", 32)
     data = write_imagenet(tmp_path / "data", train=5, val=2)
     splits = image_folder.load(data)
-    trained, scored = splits.train.path(1), splits.test.path(0)
+    trained, scored = splits.train.path(1), splits.test.path(len(splits.test) - 1)  # not those of the check
     whole = {path: path.read_bytes() for path in (trained, scored)}
     for path, content in whole.items():
         path.write_bytes(bytes(100) + content[100:])

@@ -252,7 +252,7 @@ def test_what_the_trainings_say_of_each_layer_is_written_down(tmp_path):
     search(plan, measurer, Recorder())
     assert (tmp_path / FILE).read_bytes() == before
     (tmp_path / FILE).write_text("{")
-    assert is_of_network(measurer.run.folder)
+    assert not is_of_network(measurer.run.folder)
     search(plan, measurer, Recorder())
     assert (tmp_path / FILE).read_bytes() == before
 

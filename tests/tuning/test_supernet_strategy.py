@@ -340,6 +340,8 @@ def test_a_run_stays_with_its_strategy_whatever_becomes_of_the_scores(tmp_path, 
     monkeypatch.setattr(strategy, "scoring_seconds", lambda *_: seconds)
     measurer = measurer_in(tmp_path / "x", recipe=LEARNS)
     assert course_for(measurer, "auto").name == name
+    measurer.run.begin_with(name)
+    assert course_for(measurer, "auto").why != "as this run was begun"  # nothing was trained yet
     measurer.measure(rule_candidate(SPACE, BUDGET[0], 0.5), SEARCH, 0)
     monkeypatch.setattr(strategy, "scoring_seconds", lambda *_: 1e9 - seconds)
     path = measurer.run.folder / FILE
