@@ -172,7 +172,7 @@ def export(
 
 @app.command()
 def verify(file: FileArgument, as_json: JsonOption = False) -> None:
-    """Check a packed file, a folder that holds one, or an ONNX file, and say what was checked."""
+    """Check a packed file, a folder that holds one, ONNX, or Verilog (with iverilog), and say what was checked."""
     from flexor_search import api
 
     passed = api.verify(file).passed
