@@ -191,7 +191,10 @@ class Question:
         complete="strategies",
     )
     trials: int = _key(
-        0, "Trainings of the search, baselines included; 0: workload's default, fewer beside a shared network.", RESUME, check=_not_negative
+        0,
+        "Trainings of the search, baselines too; 0: workload's default, fewer beside a shared network.",
+        RESUME,
+        check=_not_negative,
     )
     timeout_seconds: float = _key(
         0.0,
