@@ -46,7 +46,7 @@ def fingerprint(question: Question, planned: "Plan", recipe: Recipe, data: Data)
     menus = [(variable.layers, [spec.to_json() for spec in variable.menu]) for variable in planned.space.variables]
     parts = {
         "workload": planned.workload.name or f"{question.model} {question.data}",
-        "model": _digest([shapes, planned.space.model.float_elements]),
+        "model": _digest([shapes, planned.space.model.float_elements, frozen_parameters(planned.workload.build)]),
         "model code": model_code_digest(planned.workload.build),
         "given values": given_values_digest(planned.workload.build),
         "data": data_digest(data),
@@ -94,6 +94,12 @@ def study_name(asked: dict[str, str], budgets: Sequence[str]) -> str:
     return f"flexor-search-{_digest([asked, list(budgets)])}"
 
 
+def frozen_parameters(build: Callable[[], nn.Module]) -> list[str]:
+    """Names of the parameters that no training changes."""
+    with seeded(0):
+        return [name for name, parameter in build().named_parameters() if not parameter.requires_grad]
+
+
 def given_values_digest(build: Callable[[], nn.Module]) -> str:
     """Digest of the parameters and buffers that a new model has whatever the seed: what it is built with, not drawn.
 
@@ -102,9 +108,7 @@ def given_values_digest(build: Callable[[], nn.Module]) -> str:
     states = []
     for seed in (0, 1):
         with seeded(seed):
-            model = build()
-            tensors = model.state_dict() | dict(model.named_buffers())  # with those that no file keeps
-            states.append({name: _bytes(t) for name, t in tensors.items() if isinstance(t, Tensor)})
+            states.append({name: _bytes(t) for name, t in build().state_dict().items() if isinstance(t, Tensor)})
     digest = hashlib.sha256()
     for name, value in states[0].items():
         if states[1].get(name) == value:

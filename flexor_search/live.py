@@ -1,10 +1,11 @@
 """What can be watched while a search goes on, beside the terminal: TensorBoard scalars as each training ends."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flexor_search.errors import InUseError
 from flexor_search.reporting.scalars import ScalarWriter
 from flexor_search.runs import Measurement, Run
 
@@ -52,6 +53,8 @@ class _Scalars:
 
     def measured(self, measurement: Measurement, best: str) -> None:
         if self._writer is None:
-            self._writer = ScalarWriter(Run.open(self._folder))
-        self._writer.add(measurement)
+            with suppress(InUseError):  # a report is being written; the next one writes all
+                self._writer = ScalarWriter(Run.open(self._folder))
+        if self._writer is not None:
+            self._writer.add(measurement)
         self._inner.measured(measurement, best)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,14 @@ from torch import nn
 
 import flexor_search
 from flexor_search.errors import RunError
-from flexor_search.fingerprint import DECIDING, code_digest, given_values_digest, refuse_other_code, source_digests
+from flexor_search.fingerprint import (
+    DECIDING,
+    code_digest,
+    frozen_parameters,
+    given_values_digest,
+    refuse_other_code,
+    source_digests,
+)
 from flexor_search.model_code import model_code_digest
 from flexor_search.workloads.given import GivenBuild
 
@@ -222,9 +229,10 @@ def test_what_a_model_computes_is_known_again_in_another_process(tmp_path):
 
 
 class Mode(Enum):
-    """Its members print an address."""
+    """One of its members prints an address."""
 
     SMOOTH = partial(lambda x: x)
+    STEEP = 0.5
 
 
 @dataclass(slots=True)
@@ -238,35 +246,85 @@ class Living(nn.Module):
     made = 0
     cache = {}  # noqa: RUF012
 
-    def __init__(self, config=None):
+    def __init__(self, config=None, scale=1.0, mode=Mode.SMOOTH, act=torch.tanh, nonlinearity="tanh"):
         super().__init__()
         Living.made += 1
-        self.number, self.calls, self.seen, self.mode = Living.made, 0, None, Mode.SMOOTH
-        self.config = config or Config()
+        self.number, self.calls, self.seen, self.mode = Living.made, 0, None, mode
+        self.config, self._act, self.places = config or Config(), act, {}
         self.attention = nn.MultiheadAttention(8, self.config.heads)
+        self.rnn = nn.RNN(8, 8, nonlinearity=nonlinearity)
         self.register_buffer("mask", torch.ones(2), persistent=False)
+        self.anchors = torch.arange(3.0)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._configure(scale)
+
+    def _configure(self, scale):
+        self.scale = scale
+
+    @cached_property
+    def late(self):
+        return torch.ones(3)
 
     @torch.no_grad()
     def forward(self, x):
-        self.calls += 1
+        self._count()
         self.seen = x.shape
         Living.cache[self.calls] = x
+        self.places[len(x)] = x + self.late[0]
         return x
+
+    def _count(self):
+        self.calls += 1
 
 
 def test_what_running_changes_does_not_count():
     net = Living()
     given, before = model_code_digest(GivenBuild(net)), model_code_digest(Living)
     net(torch.ones(2, 8))
+    net.requires_grad_(False)
     assert (model_code_digest(GivenBuild(net)), model_code_digest(Living)) == (given, before)
-    assert model_code_digest(lambda: Living(Config(heads=4))) != before  # which torch does not print
-    assert model_code_digest(lambda: Living().requires_grad_(False)) != before
+    assert len(frozen_parameters(GivenBuild(net))) == len(list(net.parameters())) > len(frozen_parameters(Living))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Living, "__module__", "somewhere.else")
         patch.setattr(Config, "__module__", "somewhere.else")
+        patch.setattr(torch.cuda, "is_available", lambda: True)  # another machine
         assert model_code_digest(Living) == before
-    net.mask[1] = 0
-    assert given_values_digest(GivenBuild(net)) != given_values_digest(Living)  # no file keeps it, and it counts
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"config": Config(heads=4)},  # which torch does not print
+        {"scale": 2.0},
+        {"mode": Mode.STEEP},
+        {"act": torch.sin},
+        {"nonlinearity": "relu"},
+    ],
+)
+def test_settings_count_wherever_they_are_kept(other):
+    assert model_code_digest(lambda: Living(**other)) != model_code_digest(Living)
+
+
+@pytest.mark.parametrize("name", ["mask", "anchors"])
+def test_constants_that_no_file_keeps_count(name):
+    net = Living()
+    before = model_code_digest(GivenBuild(net))
+    getattr(net, name)[1] = 7
+    assert model_code_digest(GivenBuild(net)) != before
+
+
+def test_objects_that_cannot_be_looked_at_do_no_harm():
+    class Odd(dict):
+        def items(self):
+            raise KeyError("missing")
+
+    class Odder:
+        def __getattr__(self, name):
+            raise KeyError(name)
+
+    net = Living()
+    net.cfg, net.more = Odd(a=1), Odder()
+    assert model_code_digest(lambda: net) == model_code_digest(lambda: net)
 
 
 def test_lambdas_of_one_line_and_what_decorators_wrap_are_told_apart():

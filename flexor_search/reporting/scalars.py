@@ -46,10 +46,13 @@ class ScalarWriter:
             if (self.folder / _WHOLE).exists():  # it is written anew; a second file beside it would draw it twice
                 shutil.rmtree(self.folder / _WHOLE)
             self._whole = _writer(self.folder / _WHOLE)
-        except OSError as error:
-            raise write_error(self.folder, error) from error
-        for measurement in run.measurements:
-            self.add(measurement)
+            for measurement in run.measurements:
+                self.add(measurement)
+        except BaseException as error:
+            self._lock.release()
+            if isinstance(error, OSError):
+                raise write_error(self.folder, error) from error
+            raise
 
     def __enter__(self) -> "ScalarWriter":
         return self
