@@ -94,8 +94,8 @@ def write_scalars(run: Run) -> Path:
 
     Where a search is going on that writes them itself, they are left to it.
     """
-    with suppress(InUseError), ScalarWriter(run):
-        pass
+    with suppress(InUseError):
+        ScalarWriter(run).close()
     return run.folder / FOLDER
 
 
